@@ -1,0 +1,888 @@
+package assertion
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+var (
+	rsaKey = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
+	ecKey  = sync.OnceValue(func() *ecdsa.PrivateKey { return newEC(elliptic.P256()) })
+	edKey  = sync.OnceValue(func() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{7}, 32)) })
+)
+
+// algorithms has a key for each algorithm.
+var algorithms = []struct {
+	name string
+	key  func() crypto.Signer
+}{
+	{"RS256", func() crypto.Signer { return rsaKey() }},
+	{"PS256", func() crypto.Signer { return rsaKey() }},
+	{"ES256", func() crypto.Signer { return ecKey() }},
+	{"EdDSA", func() crypto.Signer { return edKey() }},
+}
+
+var now = time.Date(2026, 3, 1, 12, 0, 0, 999_999_999, time.UTC)
+
+func claims() Claims {
+	return Claims{ClientID: "client-1", Audience: "https://api.eu.transmitsecurity.io/oidc/token", Now: now}
+}
+
+func TestAnAssertionSaysExactlyWhatMosaicDocuments(t *testing.T) {
+	for _, alg := range algorithms {
+		t.Run(alg.name, func(t *testing.T) {
+			key := newKey(t, alg.key(), alg.name, "kid-1")
+			assertion, err := key.Sign(claims())
+			if err != nil {
+				t.Fatal(err)
+			}
+			header, payload := open(t, key.Public, assertion)
+			wantHeader := map[string]any{"alg": alg.name, "typ": "JWT", "kid": "kid-1"}
+			if !maps.Equal(header, wantHeader) {
+				t.Errorf("header: got %v; want %v", header, wantHeader)
+			}
+			jti, _ := payload["jti"].(string)
+			if len(jti) < 26 { // 26 characters of base32 are 130 bits
+				t.Errorf("jti: got %q; want at least 128 bits", jti)
+			}
+			delete(payload, "jti")
+			wantPayload := map[string]any{
+				"iss": "client-1",
+				"sub": "client-1",
+				"aud": "https://api.eu.transmitsecurity.io/oidc/token",
+				"iat": json.Number("1772366390"), // 11:59:50
+				"exp": json.Number("1772366460"), // 12:01:00
+			}
+			if !maps.Equal(payload, wantPayload) {
+				t.Errorf("claims: got %v; want %v", payload, wantPayload)
+			}
+		})
+	}
+}
+
+func TestGolangJWTTakesAnAssertionOfEachAlgorithm(t *testing.T) {
+	for _, alg := range algorithms {
+		t.Run(alg.name, func(t *testing.T) {
+			key := newKey(t, alg.key(), alg.name, "")
+			assertion, err := key.Sign(claims())
+			if err != nil {
+				t.Fatal(err)
+			}
+			parser := jwt.NewParser(
+				jwt.WithValidMethods([]string{alg.name}),
+				jwt.WithIssuer("client-1"), jwt.WithSubject("client-1"),
+				jwt.WithAudience("https://api.eu.transmitsecurity.io/oidc/token"),
+				jwt.WithIssuedAt(), jwt.WithExpirationRequired(), jwt.WithStrictDecoding(),
+				jwt.WithTimeFunc(func() time.Time { return now.Add(-9 * time.Second) }), // a server that is behind
+			)
+			token, err := parser.Parse(assertion, func(*jwt.Token) (any, error) { return key.Public, nil })
+			if err != nil {
+				t.Fatalf("got %v; want an assertion that a server takes", err)
+			}
+			if kid, want := token.Header["kid"], key.JWK().KeyID; kid != want {
+				t.Errorf("kid: got %v; want the JWK's, %q", kid, want)
+			}
+		})
+	}
+}
+
+// hidden is a signer that is known only by its Public, as a KMS's is. It notes
+// what it is asked for.
+type hidden struct {
+	crypto.Signer
+	random io.Reader
+	input  []byte
+	opts   crypto.SignerOpts
+}
+
+func (h *hidden) Sign(random io.Reader, input []byte, opts crypto.SignerOpts) ([]byte, error) {
+	h.random, h.input, h.opts = random, bytes.Clone(input), opts
+	return h.Signer.Sign(random, input, opts)
+}
+
+func TestASignerOfAnUnknownTypeIsAskedForWhatItsPublicKeyNeeds(t *testing.T) {
+	for _, alg := range algorithms {
+		t.Run(alg.name, func(t *testing.T) {
+			signer := &hidden{Signer: alg.key()}
+			key := newKey(t, signer, alg.name, "")
+			assertion, err := key.Sign(claims())
+			if err != nil {
+				t.Fatal(err)
+			}
+			open(t, key.Public, assertion)
+
+			signingString := []byte(assertion[:strings.LastIndexByte(assertion, '.')])
+			digest := sha256.Sum256(signingString)
+			wantInput, wantHash := digest[:], crypto.SHA256
+			if alg.name == "EdDSA" {
+				wantInput, wantHash = signingString, 0
+			}
+			if !bytes.Equal(signer.input, wantInput) {
+				t.Errorf("asked to sign %x; want %x", signer.input, wantInput)
+			}
+			if got := signer.opts.HashFunc(); got != wantHash {
+				t.Errorf("asked for hash %v; want %v", got, wantHash)
+			}
+			if signer.random != rand.Reader {
+				t.Errorf("given randomness from %T; want crypto/rand", signer.random)
+			}
+			pss, ok := signer.opts.(*rsa.PSSOptions)
+			if ok != (alg.name == "PS256") {
+				t.Errorf("asked with options of type %T", signer.opts)
+			}
+			if ok && pss.SaltLength != rsa.PSSSaltLengthEqualsHash {
+				t.Errorf("asked for salt length %d; want that of the hash", pss.SaltLength)
+			}
+		})
+	}
+}
+
+func TestNoTwoAssertionsShareAJTI(t *testing.T) {
+	key := newKey(t, edKey(), "", "")
+	seen := map[any]bool{}
+	for range 2000 {
+		assertion, err := key.Sign(claims())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, payload := open(t, key.Public, assertion)
+		if seen[payload["jti"]] {
+			t.Fatalf("jti %v came twice", payload["jti"])
+		}
+		seen[payload["jti"]] = true
+	}
+}
+
+// signFunc is a signer with the public key pub that signs by a function.
+type signFunc struct {
+	pub  crypto.PublicKey
+	sign func(random io.Reader, input []byte, opts crypto.SignerOpts) ([]byte, error)
+}
+
+func (s signFunc) Public() crypto.PublicKey { return s.pub }
+
+func (s signFunc) Sign(random io.Reader, input []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return s.sign(random, input, opts)
+}
+
+func TestAShortROrSIsPadded(t *testing.T) {
+	for _, half := range []string{"r", "s"} {
+		t.Run(half, func(t *testing.T) {
+			var short *big.Int
+			signer := signFunc{ecKey().Public(), func(random io.Reader, input []byte, opts crypto.SignerOpts) ([]byte, error) {
+				for {
+					der, err := ecKey().Sign(random, input, opts)
+					if err != nil {
+						return nil, err
+					}
+					short = parseDER(t, der).R
+					if half == "s" {
+						short = parseDER(t, der).S
+					}
+					if short.BitLen() <= 248 {
+						return der, nil
+					}
+				}
+			}}
+			key := newKey(t, signer, "", "")
+			assertion, err := key.Sign(claims())
+			if err != nil {
+				t.Fatal(err)
+			}
+			open(t, key.Public, assertion)
+			sig := decode(t, assertion[strings.LastIndexByte(assertion, '.')+1:])
+			if len(sig) != 64 {
+				t.Fatalf("got a signature of %d bytes; want 64", len(sig))
+			}
+			got := sig[:32]
+			if half == "s" {
+				got = sig[32:]
+			}
+			if got[0] != 0 || new(big.Int).SetBytes(got).Cmp(short) != 0 {
+				t.Errorf("got %x; want %x with zeros in front", got, short)
+			}
+		})
+	}
+}
+
+func TestASignatureThatAServerWouldRefuseIsAnError(t *testing.T) {
+	otherEC := newEC(elliptic.P256())
+	otherRSA := must(rsa.GenerateKey(rand.Reader, 2048))
+	_, otherEd, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type sign = func(random io.Reader, input []byte, opts crypto.SignerOpts) ([]byte, error)
+	der := func(r, s *big.Int) sign {
+		return func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+			return asn1.Marshal(signature{r, s})
+		}
+	}
+	altered := func(alter func(der []byte) []byte) sign {
+		return func(random io.Reader, input []byte, opts crypto.SignerOpts) ([]byte, error) {
+			der, err := ecKey().Sign(random, input, opts)
+			return alter(der), err
+		}
+	}
+	one, huge := big.NewInt(1), new(big.Int).Lsh(big.NewInt(1), 256)
+	const notDER = "PrivateKey did not return a P-256 signature in ASN.1 DER, as a crypto.Signer must"
+	mismatch := func(algorithm string) string {
+		return "PrivateKey's " + algorithm + " signature does not verify with its own public key: " +
+			"its name or alias may now stand for another key, or it did not sign as it was asked to"
+	}
+	for _, test := range []struct {
+		name, algorithm string
+		pub             crypto.PublicKey
+		sign            sign
+		want            string
+	}{
+		{"another RSA key", "RS256", rsaKey().Public(), otherRSA.Sign, mismatch("RS256")},
+		{"another RSA key", "PS256", rsaKey().Public(), otherRSA.Sign, mismatch("PS256")},
+		{"another ECDSA key", "ES256", ecKey().Public(), otherEC.Sign, mismatch("ES256")},
+		{"another Ed25519 key", "EdDSA", edKey().Public(), otherEd.Sign, mismatch("EdDSA")},
+		{"PKCS #1 v1.5 in place of PSS", "PS256", rsaKey().Public(), func(random io.Reader, input []byte, _ crypto.SignerOpts) ([]byte, error) {
+			return rsaKey().Sign(random, input, crypto.SHA256)
+		}, mismatch("PS256")},
+		{"the longest salt", "PS256", rsaKey().Public(), func(random io.Reader, input []byte, _ crypto.SignerOpts) ([]byte, error) {
+			return rsaKey().Sign(random, input, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto, Hash: crypto.SHA256})
+		}, mismatch("PS256")},
+		{"no signature", "RS256", rsaKey().Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, nil }, mismatch("RS256")},
+		{"no signature", "EdDSA", edKey().Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, nil }, mismatch("EdDSA")},
+		{"no signature", "ES256", ecKey().Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return nil, nil }, notDER},
+		{"garbage", "ES256", ecKey().Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { return []byte("garbage"), nil }, notDER},
+		{"r and s of fixed width", "ES256", ecKey().Public(), altered(func(der []byte) []byte { return must(fixedWidth(der)) }), notDER},
+		{"a byte behind the sequence", "ES256", ecKey().Public(), altered(func(der []byte) []byte { return append(der, 0) }), notDER},
+		{"an element behind s", "ES256", ecKey().Public(), altered(func(der []byte) []byte {
+			der[1] += 2
+			return append(der, 5, 0)
+		}), notDER},
+		{"r is zero", "ES256", ecKey().Public(), der(new(big.Int), one), notDER},
+		{"s is zero", "ES256", ecKey().Public(), der(one, new(big.Int)), notDER},
+		{"r is negative", "ES256", ecKey().Public(), der(big.NewInt(-1), one), notDER},
+		{"s is negative", "ES256", ecKey().Public(), der(one, big.NewInt(-1)), notDER},
+		{"r is 2^256", "ES256", ecKey().Public(), der(huge, one), notDER},
+		{"s is 2^256", "ES256", ecKey().Public(), der(one, huge), notDER},
+		{"r is 2^256-1", "ES256", ecKey().Public(), der(new(big.Int).Sub(huge, one), one), mismatch("ES256")},
+	} {
+		t.Run(test.algorithm+", "+test.name, func(t *testing.T) {
+			key := newKey(t, signFunc{test.pub, test.sign}, test.algorithm, "")
+			assertion, err := key.Sign(claims())
+			if got := fmt.Sprint(err); got != test.want {
+				t.Errorf("got error %q; want %q", got, test.want)
+			}
+			if assertion != "" {
+				t.Errorf("got assertion %q beside the error", assertion)
+			}
+		})
+	}
+}
+
+func TestAFailingSignersErrorIsFound(t *testing.T) {
+	failure := errors.New("the HSM is out of paper")
+	for _, alg := range algorithms {
+		key := newKey(t, signFunc{alg.key().Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+			return []byte("half a signature"), failure
+		}}, alg.name, "")
+		_, err := key.Sign(claims())
+		if !errors.Is(err, failure) {
+			t.Errorf("%s: got %v; want an error that wraps the signer's", alg.name, err)
+		}
+		if got, want := fmt.Sprint(err), "PrivateKey could not sign: the HSM is out of paper"; got != want {
+			t.Errorf("%s: got %q; want %q", alg.name, got, want)
+		}
+	}
+}
+
+func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
+	key := newKey(t, edKey(), "", "")
+	for _, c := range []Claims{
+		{ClientID: "client\xff", Audience: "https://as.example", Now: now},
+		{ClientID: "client", Audience: "https://as.example/\xff", Now: now},
+		{ClientID: "client\xc3", Audience: "\xa9", Now: now},
+	} {
+		_, err := key.Sign(c)
+		if got, want := fmt.Sprint(err), "ClientID or AssertionAudience is not valid UTF-8"; got != want {
+			t.Errorf("%q for %q: got %q; want %q", c.ClientID, c.Audience, got, want)
+		}
+	}
+	_, err := NewKey(edKey(), "", "kid\xff")
+	if got, want := fmt.Sprint(err), "KeyID is not valid UTF-8"; got != want {
+		t.Errorf("key ID: got %q; want %q", got, want)
+	}
+}
+
+type panics struct{ crypto.Signer }
+
+func (panics) Public() crypto.PublicKey { panic("a secret of the signer's") }
+
+func TestAKeyThatCannotSignIsRefusedAtOnce(t *testing.T) {
+	with := func(pub crypto.PublicKey) crypto.Signer { return signFunc{pub: pub} }
+	small := rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 2046, 1), E: 65537}
+	p224 := newEC(elliptic.P224())
+	mixed := newEC(elliptic.P384()).PublicKey
+	mixed.Curve = elliptic.P256()
+	const (
+		empty   = "PrivateKey's public key cannot be read: the key is empty or broken"
+		noPoint = "PrivateKey is an ECDSA key that is no point on P-256, P-384 or P-521"
+		types   = "; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey"
+	)
+	for _, test := range []struct {
+		name   string
+		signer crypto.Signer
+		want   string
+	}{
+		{"nil", nil, "PrivateKey is nil"},
+		{"typed nil RSA", (*rsa.PrivateKey)(nil), empty},
+		{"typed nil ECDSA", (*ecdsa.PrivateKey)(nil), empty},
+		{"typed nil Ed25519", ed25519.PrivateKey(nil), "PrivateKey is an ed25519.PrivateKey of 0 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
+		{"typed nil pointer to Ed25519", (*ed25519.PrivateKey)(nil), empty},
+		{"typed nil of another type", (*hidden)(nil), empty},
+		{"empty RSA", new(rsa.PrivateKey), empty},
+		{"empty ECDSA", new(ecdsa.PrivateKey), noPoint},
+		{"empty Ed25519", ed25519.PrivateKey{}, "PrivateKey is an ed25519.PrivateKey of 0 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
+		{"Ed25519 seed", ed25519.PrivateKey(edKey().Seed()), "PrivateKey is an ed25519.PrivateKey of 32 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
+		{"empty signer of another type", new(hidden), empty},
+		{"Public panics", panics{}, empty},
+		{"no public key", with(nil), "PrivateKey's public key is of type <nil>" + types},
+		{"typed nil RSA public key", with((*rsa.PublicKey)(nil)), empty},
+		{"typed nil ECDSA public key", with((*ecdsa.PublicKey)(nil)), empty},
+		{"RSA public key by value", with(rsaKey().PublicKey), "PrivateKey's public key is of type rsa.PublicKey" + types},
+		{"a secret", with([]byte("secret")), "PrivateKey's public key is of type []uint8" + types},
+		{"RSA of 2047 bits", with(&small), "PrivateKey is an RSA key of 2047 bits; want at least 2048 (RFC 7518 §3.3)"},
+		{"RSA of 1024 bits", must(rsa.GenerateKey(rand.Reader, 1024)), "PrivateKey is an RSA key of 1024 bits; want at least 2048 (RFC 7518 §3.3)"},
+		{"curve without a point", with(&ecdsa.PublicKey{Curve: elliptic.P256()}), empty},
+		{"P-224", p224, noPoint},
+		{"point of another curve", with(&mixed), noPoint},
+		{"short Ed25519 public key", with(ed25519.PublicKey("short")), "PrivateKey's Ed25519 public key has 5 bytes; want 32"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pub, err := PublicKey(test.signer)
+			if got := fmt.Sprint(err); got != test.want {
+				t.Errorf("got error %q; want %q", got, test.want)
+			}
+			if pub != nil {
+				t.Errorf("got key %v beside the error", pub)
+			}
+			if key, err := NewKey(test.signer, "", "kid-1"); key != nil || fmt.Sprint(err) != test.want {
+				t.Errorf("NewKey: got %v, %v; want the same error", key, err)
+			}
+		})
+	}
+}
+
+func TestAnAlgorithmHasToFitItsKey(t *testing.T) {
+	p384, p521 := newEC(elliptic.P384()).Public(), newEC(elliptic.P521()).Public()
+	const rsaOnly = "does not fit the type of PrivateKey, which signs by RS256 or PS256"
+	onCurve := func(name string) string {
+		return "PrivateKey is an ECDSA key on " + name + ": ES256 needs P-256, and there is no algorithm for that curve"
+	}
+	for _, test := range []struct {
+		key        string
+		pub        crypto.PublicKey
+		name       string
+		want, fail string
+	}{
+		{"RSA", rsaKey().Public(), "", "RS256", ""},
+		{"RSA", rsaKey().Public(), "RS256", "RS256", ""},
+		{"RSA", rsaKey().Public(), "PS256", "PS256", ""},
+		{"RSA", rsaKey().Public(), "ES256", "", `SigningAlgorithm "ES256" ` + rsaOnly},
+		{"RSA", rsaKey().Public(), "EdDSA", "", `SigningAlgorithm "EdDSA" ` + rsaOnly},
+		{"P-256", ecKey().Public(), "", "ES256", ""},
+		{"P-256", ecKey().Public(), "ES256", "ES256", ""},
+		{"P-256", ecKey().Public(), "RS256", "", `SigningAlgorithm "RS256" does not fit the type of PrivateKey, which signs by ES256`},
+		{"P-384", p384, "", "", onCurve("P-384")},
+		{"P-384", p384, "ES256", "", onCurve("P-384")},
+		{"P-521", p521, "ES256", "", onCurve("P-521")},
+		{"Ed25519", edKey().Public(), "", "EdDSA", ""},
+		{"Ed25519", edKey().Public(), "EdDSA", "EdDSA", ""},
+		{"Ed25519", edKey().Public(), "PS256", "", `SigningAlgorithm "PS256" does not fit the type of PrivateKey, which signs by EdDSA`},
+		{"RSA", rsaKey().Public(), "none", "", `SigningAlgorithm "none" is not one of RS256, PS256, ES256, EdDSA`},
+		{"RSA", rsaKey().Public(), "HS256", "", `SigningAlgorithm "HS256" is not one of RS256, PS256, ES256, EdDSA`},
+		{"RSA", rsaKey().Public(), "RS512", "", `SigningAlgorithm "RS512" is not one of RS256, PS256, ES256, EdDSA`},
+		{"P-384", p384, "ES384", "", `SigningAlgorithm "ES384" is not one of RS256, PS256, ES256, EdDSA`},
+		{"RSA", rsaKey().Public(), "rs256", "", `SigningAlgorithm "rs256" is not one of RS256, PS256, ES256, EdDSA`},
+		{"RSA", rsaKey().Public(), "RS256\n", "", `SigningAlgorithm "RS256\n" is not one of RS256, PS256, ES256, EdDSA`},
+		{"RSA", rsaKey().Public(), strings.Repeat("x", 65), "", `SigningAlgorithm "` + strings.Repeat("x", 64) + `" is not one of RS256, PS256, ES256, EdDSA`},
+		{"nil", nil, "", "", "public key is of type <nil>; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey"},
+	} {
+		t.Run(test.key+" "+test.name, func(t *testing.T) {
+			got, err := Algorithm(test.pub, test.name)
+			if got != test.want {
+				t.Errorf("got %q; want %q", got, test.want)
+			}
+			if err == nil && test.fail != "" || err != nil && err.Error() != test.fail {
+				t.Errorf("got error %v; want %q", err, test.fail)
+			}
+		})
+	}
+	if _, err := NewKey(newEC(elliptic.P384()), "", ""); fmt.Sprint(err) != onCurve("P-384") {
+		t.Errorf("NewKey: got error %v; want %q", err, onCurve("P-384"))
+	}
+}
+
+func TestTheKeyIDIsTheThumbprintUnlessOneIsGiven(t *testing.T) {
+	for _, alg := range algorithms {
+		thumbprint, err := Thumbprint(alg.key().Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for id, want := range map[string]string{"": thumbprint, "my key": "my key"} {
+			key := newKey(t, alg.key(), alg.name, id)
+			assertion, err := key.Sign(claims())
+			if err != nil {
+				t.Fatal(err)
+			}
+			header, _ := open(t, key.Public, assertion)
+			jwk := key.JWK()
+			if key.ID != want || header["kid"] != want || jwk.KeyID != want {
+				t.Errorf("%s, id %q: got key %q, assertion %q, JWK %q; want %q in all", alg.name, id, key.ID, header["kid"], jwk.KeyID, want)
+			}
+			if key.Algorithm != alg.name || jwk.Algorithm != alg.name {
+				t.Errorf("%s: got key %q, JWK %q; want it in both", alg.name, key.Algorithm, jwk.Algorithm)
+			}
+		}
+	}
+}
+
+// The keys, signing inputs and signatures below are those of the RFCs.
+const rfc7515Payload = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
+
+func rfc7515RSA(t testing.TB) *rsa.PrivateKey {
+	number := func(s string) *big.Int { return new(big.Int).SetBytes(decode(t, s)) }
+	key := &rsa.PrivateKey{
+		PublicKey: rsa.PublicKey{
+			N: number("ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"),
+			E: 65537,
+		},
+		D: number("Eq5xpGnNCivDflJsRQBXHx1hdR1k6Ulwe2JZD50LpXyWPEAeP88vLNO97IjlA7_GQ5sLKMgvfTeXZx9SE-7YwVol2NXOoAJe46sui395IW_GO-pWJ1O0BkTGoVEn2bKVRUCgu-GjBVaYLU6f3l9kJfFNS3E0QbVdxzubSu3Mkqzjkn439X0M_V51gfpRLI9JYanrC4D4qAdGcopV_0ZHHzQlBjudU2QvXt4ehNYTCBr6XCLQUShb1juUO1ZdiYoFaFQT5Tw8bGUl_x_jTj3ccPDVZFD9pIuhLhBOneufuBiB4cS98l2SR_RQyGWSeWjnczT0QU91p1DhOVRuOopznQ"),
+		Primes: []*big.Int{
+			number("4BzEEOtIpmVdVEZNCqS7baC4crd0pqnRH_5IB3jw3bcxGn6QLvnEtfdUdiYrqBdss1l58BQ3KhooKeQTa9AB0Hw_Py5PJdTJNPY8cQn7ouZ2KKDcmnPGBY5t7yLc1QlQ5xHdwW1VhvKn-nXqhJTBgIPgtldC-KDV5z-y2XDwGUc"),
+			number("uQPEfgmVtjL0Uyyx88GZFF1fOunH3-7cepKmtH4pxhtCoHqpWmT8YAmZxaewHgHAjLYsp1ZSe7zFYHj7C6ul7TjeLQeZD_YwD66t62wDmpe_HlB-TnBA-njbglfIsRLtXlnDzQkv5dTltRJ11BKBBypeeF6689rjcJIDEz9RWdc"),
+		},
+	}
+	key.Precompute()
+	if err := key.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func rfc7515EC(t testing.TB) *ecdsa.PrivateKey {
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), decode(t, "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func rfc8037Ed(t testing.TB) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(decode(t, "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"))
+}
+
+func TestThumbprintsAreThoseOfTheRFCs(t *testing.T) {
+	n := new(big.Int).SetBytes(decode(t, "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"))
+	// No RFC has one for EC: this is RFC 7638 §3 by hand for the key of RFC 7515 A.3.
+	ec := sha256.Sum256([]byte(`{"crv":"P-256","kty":"EC","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}`))
+	for _, test := range []struct {
+		name string
+		pub  crypto.PublicKey
+		want string
+	}{
+		{"RFC 7638 §3.1", &rsa.PublicKey{N: n, E: 65537}, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"},
+		{"RFC 8037 A.3", rfc8037Ed(t).Public(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"},
+		{"RFC 7515 A.3", rfc7515EC(t).Public(), base64.RawURLEncoding.EncodeToString(ec[:])},
+	} {
+		if got, err := Thumbprint(test.pub); got != test.want || err != nil {
+			t.Errorf("%s: got %q, %v; want %q", test.name, got, err, test.want)
+		}
+	}
+}
+
+func TestSignaturesAreThoseOfTheRFCs(t *testing.T) {
+	// ECDSA is not deterministic, so the signer of A.3 is one that remembers.
+	rfc7515ES256 := decode(t, "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q")
+	remembers := signFunc{rfc7515EC(t).Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+		return asn1.Marshal(signature{new(big.Int).SetBytes(rfc7515ES256[:32]), new(big.Int).SetBytes(rfc7515ES256[32:])})
+	}}
+	for _, test := range []struct {
+		name          string
+		signer        crypto.Signer
+		signingString string
+		want          string
+	}{
+		{"RFC 7515 A.2 (RS256)", rfc7515RSA(t), "eyJhbGciOiJSUzI1NiJ9." + rfc7515Payload,
+			"cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"},
+		{"RFC 7515 A.3 (ES256)", remembers, "eyJhbGciOiJFUzI1NiJ9." + rfc7515Payload,
+			"DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"},
+		{"RFC 8037 A.4 (EdDSA)", rfc8037Ed(t), "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc",
+			"hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := newKey(t, test.signer, "", "").signature(test.signingString)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := base64.RawURLEncoding.EncodeToString(got); got != test.want {
+				t.Errorf("got %s; want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestAJWKSetIsWhatAnAdministratorPastes(t *testing.T) {
+	ed := newKey(t, rfc8037Ed(t), "", "")
+	ec, err := NewJWK(rfc7515EC(t).Public(), "", "<kid> & \"co\"")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rsaJWK := newKey(t, rfc7515RSA(t), "PS256", "rsa").JWK()
+	rsaJWK.X5C = [][]byte{{0xfb, 0xff}, {0x30}}
+	got, err := Set(ed.JWK(), ec, rsaJWK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{
+  "keys": [
+    {
+      "kty": "OKP",
+      "use": "sig",
+      "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+      "alg": "EdDSA",
+      "crv": "Ed25519",
+      "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+    },
+    {
+      "kty": "EC",
+      "use": "sig",
+      "kid": "\u003ckid\u003e \u0026 \"co\"",
+      "crv": "P-256",
+      "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+      "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"
+    },
+    {
+      "kty": "RSA",
+      "use": "sig",
+      "kid": "rsa",
+      "alg": "PS256",
+      "n": "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ",
+      "e": "AQAB",
+      "x5c": [
+        "+/8=",
+        "MA=="
+      ]
+    }
+  ]
+}`
+	if string(got) != want {
+		t.Errorf("got %s; want %s", got, want)
+	}
+
+	if got, err := Set(); string(got) != "{\n  \"keys\": []\n}" || err != nil {
+		t.Errorf("no keys: got %s, %v; want an empty array", got, err)
+	}
+}
+
+func TestAJWKHasThePublicMembersAlone(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		key  crypto.Signer
+		want []string
+	}{
+		{"RSA", rsaKey(), []string{"alg", "e", "kid", "kty", "n", "use"}},
+		{"P-256", ecKey(), []string{"alg", "crv", "kid", "kty", "use", "x", "y"}},
+		{"P-384", newEC(elliptic.P384()), []string{"alg", "crv", "kid", "kty", "use", "x", "y"}},
+		{"P-521", newEC(elliptic.P521()), []string{"alg", "crv", "kid", "kty", "use", "x", "y"}},
+		{"Ed25519", edKey(), []string{"alg", "crv", "kid", "kty", "use", "x"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			jwk, err := NewJWK(test.key.Public(), "some", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			members, pub := parseSet(t, must(Set(jwk)))
+			if got := slices.Sorted(maps.Keys(members)); !slices.Equal(got, test.want) {
+				t.Errorf("got members %v; want %v", got, test.want)
+			}
+			if !pub.(interface{ Equal(crypto.PublicKey) bool }).Equal(test.key.Public()) {
+				t.Errorf("got another key back: %v", members)
+			}
+		})
+	}
+}
+
+func TestAKeyWithoutAJWKIsRefused(t *testing.T) {
+	const noPoint = "an ECDSA key that is no point on P-256, P-384 or P-521 has no JWK"
+	for _, test := range []struct {
+		name string
+		pub  crypto.PublicKey
+		want string
+	}{
+		{"nil", nil, "public key is of type <nil>; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey"},
+		{"a private key", edKey(), "public key is of type ed25519.PrivateKey; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey"},
+		{"P-224", newEC(elliptic.P224()).Public(), noPoint},
+		{"no curve", new(ecdsa.PublicKey), noPoint},
+	} {
+		if jwk, err := NewJWK(test.pub, "", "kid"); fmt.Sprint(err) != test.want || jwk.KeyType != "" {
+			t.Errorf("%s: got %v, %v; want error %q", test.name, jwk, err, test.want)
+		}
+		if got, err := Thumbprint(test.pub); fmt.Sprint(err) != test.want || got != "" {
+			t.Errorf("%s: thumbprint: got %q, %v; want error %q", test.name, got, err, test.want)
+		}
+	}
+}
+
+func TestECCoordinatesAreAsWideAsTheCurve(t *testing.T) {
+	for _, test := range []struct {
+		curve elliptic.Curve
+		width int
+	}{
+		{elliptic.P256(), 32},
+		{elliptic.P384(), 48},
+		{elliptic.P521(), 66},
+	} {
+		name := test.curve.Params().Name
+		var x, y bool // a short one was seen
+		for tries := 0; !x || !y; tries++ {
+			if tries == 20_000 {
+				t.Fatalf("%s: no short coordinates in %d keys", name, tries)
+			}
+			pub := newEC(test.curve).PublicKey
+			point, err := pub.Bytes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			shortX, shortY := point[1] == 0, point[1+test.width] == 0
+			if !shortX && !shortY {
+				continue
+			}
+			x, y = x || shortX, y || shortY
+			jwk, err := NewJWK(&pub, "", "kid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := slices.Concat(decode(t, jwk.X), decode(t, jwk.Y))
+			if len(decode(t, jwk.X)) != test.width || !bytes.Equal(got, point[1:]) {
+				t.Fatalf("%s: got x‖y %x; want %x", name, got, point[1:])
+			}
+		}
+	}
+}
+
+func TestAnRSAExponentHasNoZerosInFront(t *testing.T) {
+	for e, want := range map[int]string{3: "Aw", 257: "AQE", 65537: "AQAB"} {
+		jwk, err := NewJWK(&rsa.PublicKey{N: rsaKey().N, E: e}, "", "kid")
+		if jwk.E != want || err != nil {
+			t.Errorf("e %d: got %q, %v; want %q", e, jwk.E, err, want)
+		}
+	}
+}
+
+func FuzzAssertion(f *testing.F) {
+	f.Add("client-1", "https://api.eu.transmitsecurity.io/oidc/token", "kid-1", int64(1772366400), uint32(0))
+	f.Add(`"quoted" \ <&>`, "https://münchen.example/?a=b&c=d#\u2028", "{\"alg\":\"none\"}", int64(1), uint32(999_999_999))
+	f.Add("", "", "", int64(-1), uint32(1))
+	f.Add("\x00\n\t\u202e\U0001f511", "\xff", "a.b.c", int64(253402300799), uint32(5))
+	f.Fuzz(func(t *testing.T, clientID, audience, id string, seconds int64, nanoseconds uint32) {
+		if seconds < -1<<40 || seconds > 1<<40 { // some 35,000 years either way
+			t.Skip()
+		}
+		wantID := id
+		if id == "" {
+			wantID = must(Thumbprint(edKey().Public()))
+		}
+		key, err := NewKey(edKey(), "", id)
+		if valid := utf8.ValidString(id); valid != (err == nil) {
+			t.Fatalf("key ID %q: got error %v; want it for invalid UTF-8 alone", id, err)
+		} else if !valid {
+			return
+		}
+		now := time.Unix(seconds, int64(nanoseconds%1e9))
+		assertion, err := key.Sign(Claims{ClientID: clientID, Audience: audience, Now: now})
+		if valid := utf8.ValidString(clientID) && utf8.ValidString(audience); valid != (err == nil) {
+			t.Fatalf("client ID %q, audience %q: got error %v; want it for invalid UTF-8 alone", clientID, audience, err)
+		} else if !valid {
+			return
+		}
+		header, payload := open(t, key.Public, assertion)
+		if want := map[string]any{"alg": "EdDSA", "typ": "JWT", "kid": wantID}; !maps.Equal(header, want) {
+			t.Errorf("header: got %v; want %v", header, want)
+		}
+		want := map[string]any{
+			"iss": clientID,
+			"sub": clientID,
+			"aud": audience,
+			"iat": json.Number(fmt.Sprint(seconds - 10)),
+			"exp": json.Number(fmt.Sprint(seconds + 60)),
+			"jti": payload["jti"],
+		}
+		if !maps.Equal(payload, want) {
+			t.Errorf("claims: got %v; want %v", payload, want)
+		}
+	})
+}
+
+func FuzzJWKS(f *testing.F) {
+	f.Add("kid-1", []byte("seed of an Ed25519 or P-256 key."))
+	f.Add("", bytes.Repeat([]byte{1}, 32))
+	f.Add("\"}]} \u2028 <&> \xff", []byte{0})
+	f.Fuzz(func(t *testing.T, id string, seed []byte) {
+		seed = append(make([]byte, 32), seed...)
+		seed = seed[len(seed)-32:]
+		signers := []crypto.Signer{ed25519.NewKeyFromSeed(seed)}
+		if ec, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), seed); err == nil { // not 0, nor past the order
+			signers = append(signers, ec)
+		}
+		for _, signer := range signers {
+			key, err := NewKey(signer, "", id)
+			if valid := utf8.ValidString(id); valid != (err == nil) {
+				t.Fatalf("key ID %q: got error %v; want it for invalid UTF-8 alone", id, err)
+			} else if !valid {
+				return
+			}
+			set, err := Set(key.JWK())
+			if err != nil {
+				t.Fatal(err)
+			}
+			members, pub := parseSet(t, set)
+			if !pub.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public) {
+				t.Errorf("%T of seed %x: got another key back: %s", signer, seed, set)
+			}
+			wantID := id
+			if id == "" {
+				wantID = must(Thumbprint(key.Public))
+			}
+			if members["kid"] != wantID || members["alg"] != key.Algorithm || members["use"] != "sig" {
+				t.Errorf("got %s; want kid %q, alg %q, use \"sig\"", set, wantID, key.Algorithm)
+			}
+			if _, ok := members["d"]; ok {
+				t.Errorf("got a private member: %s", set)
+			}
+		}
+	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic("assertion: " + err.Error())
+	}
+	return v
+}
+
+func newEC(curve elliptic.Curve) *ecdsa.PrivateKey {
+	return must(ecdsa.GenerateKey(curve, rand.Reader))
+}
+
+func newKey(t testing.TB, signer crypto.Signer, algorithm, id string) *Key {
+	t.Helper()
+	key, err := NewKey(signer, algorithm, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func decode(t testing.TB, s string) []byte {
+	t.Helper()
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil {
+		t.Fatalf("%q is not base64url: %v", s, err)
+	}
+	return b
+}
+
+type signature struct{ R, S *big.Int }
+
+func parseDER(t testing.TB, der []byte) (sig signature) {
+	t.Helper()
+	if rest, err := asn1.Unmarshal(der, &sig); err != nil || len(rest) > 0 {
+		t.Fatalf("signer returned %x: %v", der, err)
+	}
+	return sig
+}
+
+// open takes an assertion apart as a strict server without golang-jwt would.
+func open(t testing.TB, pub crypto.PublicKey, assertion string) (header, payload map[string]any) {
+	t.Helper()
+	parts := strings.Split(assertion, ".")
+	if len(parts) != 3 {
+		t.Fatalf("got %q; want three parts", assertion)
+	}
+	for i, v := range []*map[string]any{&header, &payload} {
+		d := json.NewDecoder(bytes.NewReader(decode(t, parts[i])))
+		d.UseNumber()
+		if err := d.Decode(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	sig, message := decode(t, parts[2]), []byte(parts[0]+"."+parts[1])
+	digest := sha256.Sum256(message)
+	ok := false
+	switch header["alg"] {
+	case "RS256":
+		ok = rsa.VerifyPKCS1v15(pub.(*rsa.PublicKey), crypto.SHA256, digest[:], sig) == nil
+	case "PS256":
+		ok = rsa.VerifyPSS(pub.(*rsa.PublicKey), crypto.SHA256, digest[:], sig, &rsa.PSSOptions{SaltLength: 32}) == nil
+	case "ES256":
+		ok = len(sig) == 64 && ecdsa.Verify(pub.(*ecdsa.PublicKey), digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:]))
+	case "EdDSA":
+		ok = ed25519.Verify(pub.(ed25519.PublicKey), message, sig)
+	}
+	if !ok {
+		t.Fatalf("the signature of %q does not verify", assertion)
+	}
+	return header, payload
+}
+
+// parseSet returns the members of the one key in a JWK Set, and that key.
+func parseSet(t testing.TB, set []byte) (map[string]any, crypto.PublicKey) {
+	t.Helper()
+	var parsed struct {
+		Keys []map[string]any `json:"keys"`
+	}
+	if err := json.Unmarshal(set, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	if len(parsed.Keys) != 1 {
+		t.Fatalf("got %s; want one key", set)
+	}
+	members := parsed.Keys[0]
+	member := func(name string) []byte {
+		s, _ := members[name].(string)
+		return decode(t, s)
+	}
+	switch members["kty"] {
+	case "RSA":
+		return members, &rsa.PublicKey{N: new(big.Int).SetBytes(member("n")), E: int(new(big.Int).SetBytes(member("e")).Int64())}
+	case "OKP":
+		return members, ed25519.PublicKey(member("x"))
+	}
+	curve := map[any]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[members["crv"]]
+	pub, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, member("x"), member("y")))
+	if err != nil {
+		t.Fatalf("%s: %v", set, err)
+	}
+	return members, pub
+}

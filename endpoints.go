@@ -1,0 +1,220 @@
+package mosaic
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"example.com/mosaic/internal/redact"
+)
+
+// Endpoint is the base URL of one Mosaic environment and region, such as
+// "https://api.eu.transmitsecurity.io": scheme and host, no path. Credentials
+// belong to one environment and region, so the zero value names none and
+// [Config.Validate] refuses it.
+//
+// The constants are the documented ones. For a custom domain, or a value that
+// comes from a flag, a file or the environment, use [ParseEndpoint] or, through
+// [Endpoint.UnmarshalText], whatever decodes text: flag.TextVar, encoding/json,
+// YAML, environment loaders.
+type Endpoint string
+
+// The base URLs of Mosaic, from the page openapi/token of its developer
+// documentation.
+const (
+	Sandbox Endpoint = "https://api.sbx.transmitsecurity.io"
+	US      Endpoint = "https://api.transmitsecurity.io" // also called global
+	EU      Endpoint = "https://api.eu.transmitsecurity.io"
+	CA      Endpoint = "https://api.ca.transmitsecurity.io"
+	AU      Endpoint = "https://api.au.transmitsecurity.io"
+)
+
+var endpointNames = map[string]struct {
+	ident string // the constant's
+	base  Endpoint
+}{
+	"sandbox": {"mosaic.Sandbox", Sandbox},
+	"sbx":     {"mosaic.Sandbox", Sandbox},
+	"us":      {"mosaic.US", US},
+	"eu":      {"mosaic.EU", EU},
+	"ca":      {"mosaic.CA", CA},
+	"au":      {"mosaic.AU", AU},
+}
+
+const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`
+
+// ParseEndpoint returns the Endpoint that s names: a region ("sandbox" or
+// "sbx", "us", "eu", "ca", "au", in any case), a base URL
+// ("https://login.acme.com", with or without a slash at its end) or a bare
+// custom domain ("login.acme.com"). The result is in lower case and without a
+// default port.
+//
+// Anything that is not the base of an https URL is refused, with an error that
+// quotes s: another scheme (plain http is for loopback hosts alone), user
+// information, a path, a query, a fragment. A host name that is not ASCII is
+// given in its "xn--" form.
+func ParseEndpoint(s string) (Endpoint, error) {
+	e, err := parseEndpoint(s)
+	if err != nil {
+		return "", fmt.Errorf("mosaic: endpoint %s %w: %s", quoteEndpoint(s), err, endpointWanted)
+	}
+	return e, nil
+}
+
+func parseEndpoint(s string) (Endpoint, error) {
+	if strings.TrimSpace(s) == "" {
+		return "", errors.New("is empty")
+	}
+	if named, ok := endpointNames[strings.ToLower(s)]; ok {
+		return named.base, nil
+	}
+	if !strings.Contains(s, "://") && strings.Contains(s, ".") {
+		s = "https://" + s
+	}
+	return parseBase(s)
+}
+
+// parseBase returns the canonical form of s, the base of an https URL.
+func parseBase(s string) (Endpoint, error) {
+	for _, r := range s {
+		switch {
+		case r < ' ' || r == 0x7f:
+			return "", errors.New("holds a control character")
+		case r > 0x7f:
+			return "", errors.New(`holds a character that is not ASCII (an international domain is given in its "xn--" form)`)
+		}
+	}
+	u, err := url.Parse(s)
+	switch {
+	case !strings.Contains(s, "://"):
+		return "", errors.New("is no known name")
+	case err != nil:
+		return "", errors.New("is no URL")
+	case u.User != nil:
+		return "", errors.New("holds user information")
+	case strings.ContainsAny(s, "?#"):
+		return "", errors.New("has a query or a fragment")
+	case u.Path != "" && u.Path != "/":
+		return "", errors.New("has a path (give the base URL, without /oidc/token)")
+	}
+	host, err := canonicalHost(u.Scheme, u.Host)
+	switch {
+	case err != nil:
+		return "", err
+	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
+		return Endpoint(u.Scheme + "://" + host), nil
+	case u.Scheme == "http":
+		return "", errors.New("is not https (plain http is for loopback hosts alone)")
+	}
+	return "", errors.New("is not https")
+}
+
+// canonicalHost returns a URL's host, with a port or without, in lower case and
+// without the scheme's default port, so that equal hosts are equal strings.
+func canonicalHost(scheme, hostport string) (string, error) {
+	host, port := hostport, ""
+	if i := strings.LastIndexByte(hostport, ':'); i >= 0 && !strings.HasSuffix(hostport, "]") {
+		host, port = hostport[:i], hostport[i+1:]
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 || port[0] == '+' {
+			return "", errors.New("has a bad port")
+		}
+		port = strconv.FormatUint(n, 10)
+	}
+	if scheme == "https" && port == "443" || scheme == "http" && port == "80" {
+		port = ""
+	}
+
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		ip, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
+		if err != nil || !strings.HasSuffix(inner, "]") || !ip.Is6() || ip.Zone() != "" {
+			return "", errors.New("has a bad host")
+		}
+		host = "[" + ip.String() + "]"
+	} else if !isHostName(host) {
+		return "", errors.New("has a bad host")
+	}
+	if port != "" {
+		host += ":" + port
+	}
+	return strings.ToLower(host), nil
+}
+
+// isHostName reports whether s can be a host's name or its IPv4 address:
+// labels of letters, digits, hyphens and underscores, without a dot at the end.
+func isHostName(s string) bool {
+	if len(s) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// isLoopback reports whether a request to host stays on this machine. A name is
+// not looked up: only "localhost" itself counts (RFC 6761 §6.3).
+func isLoopback(host string) bool {
+	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
+}
+
+// quoteEndpoint quotes s for an error, without what may be a password in it.
+func quoteEndpoint(s string) string {
+	if at := strings.LastIndexByte(s, '@'); at >= 0 {
+		start := 0
+		if i := strings.Index(s, "://"); i >= 0 && i < at {
+			start = i + len("://")
+		}
+		s = s[:start] + redact.Mark + s[at:]
+	}
+	return redact.Quote(s, 64)
+}
+
+// check returns what is wrong with e as a Config's Endpoint, naming the field.
+func (e Endpoint) check() error {
+	if e == "" {
+		return errors.New("Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU")
+	}
+	if named, ok := endpointNames[strings.ToLower(string(e))]; ok {
+		return fmt.Errorf("Endpoint %q is a name, not a base URL: use %s, or ParseEndpoint for text", string(e), named.ident)
+	}
+	if _, err := parseBase(string(e)); err != nil {
+		return fmt.Errorf("Endpoint %s %w: use a constant such as mosaic.EU, or ParseEndpoint for text", quoteEndpoint(string(e)), err)
+	}
+	return nil
+}
+
+// TokenURL returns the URL of the token endpoint, {base}/oidc/token.
+func (e Endpoint) TokenURL() string { return e.URL("/oidc/token") }
+
+// URL returns the URL of an API, {base}/path, where path begins with the
+// service ("/risk/v1/recommendation") and may hold a query. It is taken as it
+// is, but for slashes at its start: there is always one.
+func (e Endpoint) URL(path string) string {
+	return strings.TrimSuffix(string(e), "/") + "/" + strings.TrimLeft(path, "/")
+}
+
+// UnmarshalText sets e to what [ParseEndpoint] makes of text; where that is an
+// error, e stays as it was.
+func (e *Endpoint) UnmarshalText(text []byte) error {
+	parsed, err := ParseEndpoint(string(text))
+	if err != nil {
+		return err
+	}
+	*e = parsed
+	return nil
+}
+
+// MarshalText returns the base URL.
+func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e), nil }

@@ -1,0 +1,98 @@
+// Package mtls presents a client's certificate in the TLS handshake (RFC 8705).
+package mtls
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"example.com/mosaic/internal/assertion"
+)
+
+// Leaf returns the leaf of cert, or what is wrong with cert as a client's
+// certificate.
+func Leaf(cert *tls.Certificate) (*x509.Certificate, error) {
+	if len(cert.Certificate) == 0 {
+		return nil, errors.New("it is empty")
+	}
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		return nil, errors.New("it cannot be parsed")
+	}
+	if time.Now().After(leaf.NotAfter) {
+		return nil, fmt.Errorf("it has expired: its NotAfter is %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if cert.PrivateKey == nil {
+		return nil, errors.New("it has no private key")
+	}
+	signer, ok := cert.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("its private key is a %T, which is no crypto.Signer", cert.PrivateKey)
+	}
+	pub, err := assertion.PublicKey(signer)
+	if err != nil {
+		return nil, fmt.Errorf("its %w", err) // "PrivateKey is …"
+	}
+	if !SameKey(pub, leaf.PublicKey) {
+		return nil, errors.New("its private key does not match it")
+	}
+	return leaf, nil
+}
+
+// SameKey reports whether two public keys are one.
+func SameKey(a, b crypto.PublicKey) bool {
+	key, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && key.Equal(b)
+}
+
+// Thumbprint returns the x5t#S256 of a certificate (RFC 8705 §3.1).
+func Thumbprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// Bind returns a clone of base, nil being http.DefaultTransport, that presents
+// cert, and shares neither connections nor TLS sessions with base.
+func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error) {
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	t, ok := base.(*http.Transport)
+	if !ok {
+		return nil, fmt.Errorf("needs an HTTP client whose Transport is an *http.Transport, not a %T", base)
+	}
+	//lint:ignore SA1019 deprecated, and in force
+	if t.DialTLS != nil || t.DialTLSContext != nil {
+		return nil, errors.New("needs an HTTP client whose Transport has neither DialTLS nor DialTLSContext: the certificate could not be presented")
+	}
+	clone := t.Clone()
+	// Once cloned, t has its entry for HTTP/2 if it speaks it. Where somebody
+	// has configured HTTP/2 by hand, the clone got the same entry, and with it
+	// t's connections, which were opened without cert.
+	if _, ok := t.TLSNextProto["h2"]; ok {
+		delete(clone.TLSNextProto, "h2")
+		if len(clone.TLSNextProto) == 0 {
+			clone.TLSNextProto = nil // an empty map would mean: no HTTP/2
+		}
+		if clone.Protocols == nil {
+			clone.ForceAttemptHTTP2 = true // else given up for the TLS configuration below
+		}
+	}
+	if clone.TLSClientConfig == nil {
+		clone.TLSClientConfig = new(tls.Config)
+	}
+	clone.TLSClientConfig.Certificates = nil
+	clone.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		// Whatever CAs the server names: from Certificates, Go would send
+		// nothing if none of them matched.
+		return cert, nil
+	}
+	clone.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // a session of base's would be resumed without cert
+	return clone, nil
+}

@@ -1,0 +1,375 @@
+package mosaic
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+
+	"example.com/mosaic/internal/refresh"
+)
+
+// Resource names the service that a token is for: the "resource" parameter of
+// RFC 8707, an absolute URI without a fragment, sent exactly as it is given,
+// since servers compare it as a string. It becomes the token's audience. The
+// zero value asks for the default audience, with which identity management and
+// authentication (/cis) are called.
+//
+// The constants are Mosaic's own services. A resource of your own, configured
+// for your application in Mosaic, is written as Resource("https://…").
+type Resource string
+
+// The resources of Mosaic's services, from the page openapi/token of its
+// developer documentation and its migration guide.
+const (
+	IdentityVerification Resource = "https://verify.identity.security" // /verify
+	FraudPrevention      Resource = "https://risk.identity.security"   // /risk
+	DataValidation       Resource = "https://dv.identity.security"     // /xdv
+)
+
+// DetectionAndResponse is the former name of [FraudPrevention].
+const DetectionAndResponse = FraudPrevention
+
+// check returns what is wrong with r as a Config's Resource, naming the field.
+func (r Resource) check() error {
+	if r == "" {
+		return nil
+	}
+	err := errors.New("is not an absolute URI")
+	switch u, parseErr := url.Parse(string(r)); {
+	case parseErr != nil, !u.IsAbs(), u.Host == "" && u.Opaque == "" && u.Path == "",
+		strings.ContainsFunc(string(r), func(c rune) bool { return c <= ' ' || c >= 0x7f }):
+	case (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() == "":
+	case strings.Contains(string(r), "#"):
+		err = errors.New("has a fragment")
+	default:
+		return nil
+	}
+	return fmt.Errorf("Resource %s %w (RFC 8707 §2)", quoteEndpoint(string(r)), err)
+}
+
+// services has the resource of each service that needs one, by the first segment
+// of its APIs' paths.
+var services = map[string]Resource{
+	"verify": IdentityVerification,
+	"risk":   FraudPrevention,
+	"xdv":    DataValidation,
+}
+
+// A transport gives each request to a known origin the token that its URL asks
+// for. It is safe for concurrent use.
+type transport struct {
+	err       error             // of the Config: there is no more than this
+	own       http.RoundTripper // the caller's
+	requester *requester
+	known     []origin
+	audiences map[Resource]*audience
+}
+
+// An audience is a source of tokens for one service.
+type audience struct {
+	source *refresh.Source
+
+	mu      sync.Mutex
+	renewed time.Time // when a 401 last began a renewal; guarded by mu
+}
+
+// An origin is a scheme and a host as canonicalHost has it.
+type origin struct{ scheme, host string }
+
+const (
+	// A token that is refused within minAge is refused for another reason than
+	// its age or a revocation before it was issued, and one in ten seconds is
+	// what a revoked signing key may cost.
+	minAge = 10 * time.Second
+
+	// A 401 that does not say invalid_token means something else as a rule; the
+	// minute is what one that is answered for good may cost.
+	minAgeOther = time.Minute
+
+	maxReplayWait = 5 * time.Second // a renewal takes well under one, and somebody waits
+	maxHeldBody   = 64 << 10        // a 401 has a line or two
+)
+
+// transport returns the RoundTripper of c's client over the caller's own.
+func (c *Config) transport(ctx context.Context, own http.RoundTripper) *transport {
+	r, err := c.requester(ctx)
+	if err != nil {
+		return &transport{err: err}
+	}
+	if own == nil {
+		own = http.DefaultTransport
+	}
+	t := &transport{own: own, requester: r, audiences: make(map[Resource]*audience)}
+	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
+		if u, err := url.Parse(base); err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) {
+			t.know(u.Scheme, u.Host)
+		}
+	}
+	for _, host := range c.Hosts {
+		t.know("https", host)
+	}
+	t.audiences[c.Resource] = &audience{source: r.source(c.Resource)}
+	if c.Resource == "" {
+		for _, resource := range services {
+			t.audiences[resource] = &audience{source: r.source(resource)}
+		}
+	}
+	return t
+}
+
+func (t *transport) know(scheme, host string) {
+	if host, err := canonicalHost(scheme, host); err == nil {
+		t.known = append(t.known, origin{scheme, host})
+	}
+}
+
+// RoundTrip sends req, with a token where its origin is known.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if t.err != nil {
+		closeBody(req)
+		return nil, t.err
+	}
+	if why := t.stranger(req); why != "" {
+		t.requester.conf.Logger.DebugContext(req.Context(), "mosaic: request goes without a token",
+			"why", why, "scheme", req.URL.Scheme, "host", req.URL.Host)
+		return t.own.RoundTrip(req)
+	}
+	if hasAuthorization(req.Header) {
+		return t.base().RoundTrip(req)
+	}
+	a := t.audience(req.URL.Path)
+	tok, err := a.source.Token(req.Context())
+	if err != nil {
+		closeBody(req)
+		return nil, err
+	}
+	res, err := t.send(req, req.Body, tok)
+	if err == nil && res.StatusCode == http.StatusUnauthorized {
+		return t.unauthorized(a, req, res, tok)
+	}
+	return res, err
+}
+
+// CloseIdleConnections is what http.Client's method of that name calls.
+func (t *transport) CloseIdleConnections() {
+	type closer interface{ CloseIdleConnections() }
+	if c, ok := t.own.(closer); ok {
+		c.CloseIdleConnections()
+	}
+	if t.err == nil && t.requester.bound != nil {
+		t.requester.bound.CloseIdleConnections()
+	}
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+}
+
+// base is what leads to known origins: it presents the certificate, if any.
+func (t *transport) base() http.RoundTripper {
+	if t.requester.bound != nil {
+		return t.requester.bound
+	}
+	return t.own
+}
+
+// stranger returns why req is not to have a token, or "". A redirect's request
+// is judged by all that led to it: a page that Mosaic did not write must not be
+// able to send the client to DELETE /cis/… with a token.
+func (t *transport) stranger(req *http.Request) (why string) {
+	for r, first := req, true; ; first = false {
+		switch {
+		case !t.knows(r.URL) && first:
+			return "its origin is not known"
+		case !t.knows(r.URL):
+			return "a redirect from an origin that is not known led to it"
+		case r.Host != "" && r.Host != r.URL.Host && !sameHost(r.URL.Scheme, r.Host, r.URL.Host):
+			return "its Host is not that of its URL"
+		case r.Response == nil:
+			return ""
+		case r.Response.Request == nil:
+			return "a redirect from an unknown request led to it"
+		}
+		r = r.Response.Request
+	}
+}
+
+func (t *transport) knows(u *url.URL) bool {
+	if u == nil || u.Opaque != "" {
+		return false
+	}
+	for _, o := range t.known {
+		if o.scheme == u.Scheme && (o.host == u.Host || sameHost(u.Scheme, o.host, u.Host)) {
+			return true
+		}
+	}
+	return false
+}
+
+// sameHost reports whether two hosts of URLs are one.
+func sameHost(scheme, a, b string) bool {
+	a, errA := canonicalHost(scheme, a)
+	b, errB := canonicalHost(scheme, b)
+	return errA == nil && errB == nil && a == b
+}
+
+func hasAuthorization(h http.Header) bool {
+	for name := range h {
+		if len(name) == len("Authorization") && strings.EqualFold(name, "Authorization") {
+			return true
+		}
+	}
+	return false
+}
+
+// audience returns the source for a request with this path.
+func (t *transport) audience(path string) *audience {
+	if len(t.audiences) == 1 {
+		return t.audiences[t.requester.conf.Resource]
+	}
+	segment, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	return t.audiences[services[segment]]
+}
+
+// send sends req with tok and this body. The response is req's own: nobody sees
+// the request that holds the token.
+func (t *transport) send(req *http.Request, body io.ReadCloser, tok *refresh.Token) (*http.Response, error) {
+	sent := req.WithContext(req.Context())
+	sent.Body = body
+	sent.Header = withAuthorization(req.Header, tok.Authorization)
+	res, err := t.base().RoundTrip(sent)
+	if res != nil {
+		res.Request = req
+	}
+	return res, err
+}
+
+// withAuthorization returns a deep copy of h with the header added: what is below
+// may change what it is given.
+func withAuthorization(h http.Header, authorization string) http.Header {
+	n := 1
+	for _, values := range h {
+		n += len(values)
+	}
+	all := make([]string, 0, n) // one allocation for the values of all
+	dup := make(http.Header, len(h)+1)
+	for name, values := range h {
+		if values == nil { // net/http has a meaning for that
+			dup[name] = nil
+			continue
+		}
+		i := len(all)
+		all = append(all, values...)
+		dup[name] = all[i:len(all):len(all)]
+	}
+	all = append(all, authorization)
+	dup["Authorization"] = all[n-1:]
+	return dup
+}
+
+// unauthorized answers a 401: it sees to a successor of tok, and sends req once
+// more with it where that is safe.
+func (t *transport) unauthorized(a *audience, req *http.Request, res *http.Response, tok *refresh.Token) (*http.Response, error) {
+	invalid := saysInvalidToken(res.Header)
+	renewal := a.source.Renew(tok, func() bool { return a.mayRenew(tok, invalid) })
+	if renewal == nil || !(invalid || isRepeatable(req)) || !canRewind(req) {
+		return res, nil
+	}
+
+	ctx, cancel := context.WithTimeout(req.Context(), maxReplayWait)
+	defer cancel()
+	if !hold(ctx, res) {
+		return res, nil
+	}
+	next, err := renewal.Wait(ctx)
+	if err != nil || next == nil || next.AccessToken == tok.AccessToken {
+		return res, nil
+	}
+	body := req.Body
+	if req.GetBody != nil {
+		if body, err = req.GetBody(); err != nil {
+			return res, nil
+		}
+	}
+	return t.send(req, body, next)
+}
+
+// mayRenew reports whether a 401 to tok may begin a renewal now, and counts it.
+func (a *audience) mayRenew(tok *refresh.Token, invalid bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pause := minAgeOther
+	if invalid {
+		pause = minAge
+	}
+	now := time.Now()
+	if now.Sub(tok.Sent) < minAge || !a.renewed.IsZero() && now.Sub(a.renewed) < pause {
+		return false
+	}
+	a.renewed = now
+	return true
+}
+
+var invalidToken = regexp.MustCompile(`(?i:\bbearer\b.*[\s,]error\s*=\s*)("invalid_token"|invalid_token\b)`)
+
+// saysInvalidToken reports whether a 401 says that it is for the token (RFC 6750
+// §3.1).
+func saysInvalidToken(h http.Header) bool {
+	for _, challenge := range h["Www-Authenticate"] {
+		if invalidToken.MatchString(challenge) {
+			return true
+		}
+	}
+	return false
+}
+
+// isRepeatable reports whether net/http itself would repeat req on a connection
+// that broke. A 401 to any other may mean a wrong password, and sending that
+// twice locks a user out.
+func isRepeatable(req *http.Request) bool {
+	switch cmp.Or(req.Method, http.MethodGet) {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return req.Header["Idempotency-Key"] != nil || req.Header["X-Idempotency-Key"] != nil
+}
+
+func canRewind(req *http.Request) bool {
+	return req.Body == nil || req.Body == http.NoBody || req.GetBody != nil
+}
+
+// hold reads res's body into memory, so that its connection is free for the
+// renewal. Where the body is too long for that, or does not end before ctx, it
+// reports false, and the body is as it would have been.
+func hold(ctx context.Context, res *http.Response) bool {
+	stop := context.AfterFunc(ctx, func() { res.Body.Close() })
+	head, err := io.ReadAll(io.LimitReader(res.Body, maxHeldBody+1))
+	if len(head) > maxHeldBody && stop() {
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(head), res.Body), res.Body}
+		return false
+	}
+	stop()
+	res.Body.Close()
+	var rest io.Reader = eofReader{err}
+	res.Body = io.NopCloser(io.MultiReader(bytes.NewReader(head), rest))
+	return err == nil
+}
+
+// eofReader ends with err, or io.EOF.
+type eofReader struct{ err error }
+
+func (r eofReader) Read([]byte) (int, error) { return 0, cmp.Or(r.err, io.EOF) }

@@ -118,8 +118,7 @@ func TestARenewalPointIsDrawnForEachToken(t *testing.T) {
 		for range 200 {
 			e := &endpoint{lifetime: time.Hour}
 			begun := time.Now()
-			var s *refresh.Source
-			s = refresh.New(func(once bool) (*refresh.Token, error) {
+			s := refresh.New(func(once bool) (*refresh.Token, error) {
 				if e.fetches.Load() == 1 {
 					mu.Lock()
 					points[time.Since(begun)] = true
@@ -182,7 +181,7 @@ func TestTheClosingPartOfALifeCountsAsExpired(t *testing.T) {
 				want(t, s, "t1")
 				time.Sleep(tt.lifetime - tt.margin - 1)
 				want(t, s, "t1")
-				time.Sleep(1)
+				time.Sleep(1 * time.Nanosecond)
 				ctx, cancel := context.WithTimeout(t.Context(), 1)
 				defer cancel()
 				if tok, err := s.Token(ctx); err == nil {
@@ -213,7 +212,7 @@ func TestATokenEndsByWhicheverClockSaysSoFirst(t *testing.T) {
 				e.fail(errors.New("out of order"))
 				time.Sleep(tt.ends - 1)
 				want(t, s, "t1")
-				time.Sleep(1)
+				time.Sleep(1 * time.Nanosecond)
 				want(t, s, "")
 			})
 		})
@@ -246,7 +245,7 @@ func TestWithAGoodTokenFailuresGoUnnoticed(t *testing.T) {
 			}
 		}
 		e.fail(nil)
-		time.Sleep(1)
+		time.Sleep(1 * time.Nanosecond)
 		want(t, s, fmt.Sprint("t", failed+2)) // pauses of a good token do not count
 	})
 }

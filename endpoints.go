@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -120,7 +121,7 @@ func canonicalHost(scheme, hostport string) (string, error) {
 	if i := strings.LastIndexByte(hostport, ':'); i >= 0 && !strings.HasSuffix(hostport, "]") {
 		host, port = hostport[:i], hostport[i+1:]
 		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 || port[0] == '+' {
+		if err != nil || n == 0 {
 			return "", errors.New("has a bad port")
 		}
 		port = strconv.FormatUint(n, 10)
@@ -169,14 +170,12 @@ func isLoopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
 }
 
+var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
+
 // quoteEndpoint quotes s for an error, without what may be a password in it.
 func quoteEndpoint(s string) string {
 	if at := strings.LastIndexByte(s, '@'); at >= 0 {
-		start := 0
-		if i := strings.Index(s, "://"); i >= 0 && i < at {
-			start = i + len("://")
-		}
-		s = s[:start] + redact.Mark + s[at:]
+		s = scheme.FindString(s[:at]) + redact.Mark + s[at:]
 	}
 	return redact.Quote(s, 64)
 }

@@ -76,6 +76,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/oauth2"
@@ -94,10 +95,11 @@ import (
 // changes nothing. Its methods may be called concurrently.
 //
 // Printed with any verb of package fmt, logged with log/slog, or encoded as
-// JSON, YAML or text, a Config shows neither its secret nor its key, and of
-// EndpointParams the names alone. (One thing Go cannot protect: a Config held by
-// value in an unexported field of another struct, which fmt prints without
-// asking. Hold a *Config there.) It can be decoded from JSON or YAML.
+// JSON, YAML or text, a Config or *Config shows neither its secret nor its key,
+// and of EndpointParams the names alone. One thing Go cannot protect: what stands
+// in an unexported field of another struct, which fmt prints without asking. Hold
+// a *Config there, which %v prints as an address. It can be decoded from JSON or
+// YAML.
 type Config struct {
 	// ClientID is the application's client ID. Required.
 	ClientID string
@@ -190,6 +192,13 @@ func (c *Config) Validate() error {
 			add("%v", err)
 		} else if _, err := assertion.Algorithm(pub, c.SigningAlgorithm); err != nil {
 			add("%v", err)
+		}
+		for _, field := range []struct{ name, value string }{
+			{"ClientID", c.ClientID}, {"KeyID", c.KeyID}, {"AssertionAudience", c.AssertionAudience},
+		} {
+			if !utf8.ValidString(field.value) {
+				add("%s is not valid UTF-8, which an assertion has to be", field.name)
+			}
 		}
 	}
 	for _, field := range []struct{ name, value string }{
@@ -491,9 +500,9 @@ const (
 	// dated back.
 	maxSkew = 5 * time.Second
 
-	maxQuote = 200     // bytes of foreign text in an error's line
-	maxField = 4 << 10 // bytes of foreign text in a field that an error makes reachable
-
+	maxQuote  = 200      // bytes of foreign text in an error's line
+	maxField  = 4 << 10  // bytes of foreign text in a field that an error makes reachable
+	maxHeader = 16 << 10 // bytes of the header that it makes reachable
 )
 
 // A requester makes token requests: what a valid Config becomes when a source or
@@ -505,10 +514,8 @@ type requester struct {
 	client *http.Client    // a copy of the context's
 	bound  *http.Transport // its transport's clone that presents conf.Certificate; nil without one
 	leaf   string          // the x5t#S256 of conf.Certificate
-
 	secret *redact.Redactor
-
-	ahead atomic.Int64 // how far the server's clock is ahead of the local one, a time.Duration
+	ahead  atomic.Int64 // how far the server's clock is ahead of the local one, a time.Duration
 }
 
 func (c *Config) requester(ctx context.Context) (*requester, error) {
@@ -571,12 +578,12 @@ func (c *Config) clone() *Config {
 
 // source returns a cached source of tokens for resource.
 func (r *requester) source(resource Resource) *refresh.Source {
-	return refresh.New(func(once bool) (*refresh.Token, error) {
+	return refresh.New(func(ctx context.Context, once bool) (*refresh.Token, error) {
 		attempts := maxAttempts
 		if once {
 			attempts = 1
 		}
-		return r.token(context.Background(), resource, attempts)
+		return r.token(ctx, resource, attempts)
 	}, r.logger(resource))
 }
 
@@ -672,13 +679,8 @@ func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.To
 	received := time.Now()
 	if err != nil {
 		failure := r.explain(ctx, x, err)
-		if date := x.date(); r.key != nil && failure.refused && !date.IsZero() {
-			measured := date.Sub(received)
-			if off := (measured - ahead).Abs(); off > maxSkew {
-				r.ahead.Store(int64(measured))
-				failure.redate = true
-				failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", measured.Abs().Round(time.Second))
-			}
+		if r.key != nil {
+			r.redate(failure, x, ahead, received)
 		}
 		return nil, failure
 	}
@@ -687,6 +689,22 @@ func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.To
 		return nil, &tokenError{what: "the reply holds no usable token: " + err.Error()}
 	}
 	return tok, nil
+}
+
+// redate notes how far the server's clock is ahead, if it has refused an
+// assertion that was dated by a clock that differs from its own.
+func (r *requester) redate(failure *tokenError, x *exchange, assumed time.Duration, received time.Time) {
+	date := x.date()
+	if date.IsZero() || x.response.StatusCode != http.StatusBadRequest && x.response.StatusCode != http.StatusUnauthorized {
+		return
+	}
+	ahead := date.Sub(received)
+	if (ahead - assumed).Abs() <= maxSkew {
+		return
+	}
+	r.ahead.Store(int64(ahead))
+	failure.redate = true
+	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", ahead.Abs().Round(time.Second))
 }
 
 // signing has the Configs whose PrivateKey is at work: *Config → chan struct{},
@@ -814,7 +832,9 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := base.RoundTrip(req)
 	if err == nil && res != nil {
 		x.response = res
-		res.Body = &notedBody{res.Body, x}
+		if res.Body != nil { // nil from a RoundTripper that is not net/http's
+			res.Body = &notedBody{res.Body, x}
+		}
 	}
 	return res, err
 }
@@ -881,6 +901,7 @@ func (e *tokenError) Error() string {
 }
 
 func (e *tokenError) Unwrap() error             { return e.cause }
+func (e *tokenError) Timeout() bool             { return errors.Is(e.cause, context.DeadlineExceeded) }
 func (e *tokenError) Refused() bool             { return e.refused }
 func (e *tokenError) RetryAfter() time.Duration { return e.retryAfter }
 
@@ -908,9 +929,11 @@ func (r *requester) explain(ctx context.Context, x *exchange, err error) *tokenE
 	switch text := err.Error(); {
 	case isHTML(x.response):
 		what = "is an HTML page: does a proxy or a login page answer in Mosaic's place?"
+	case strings.Contains(text, "unexpected end of JSON input"):
+		what = "is empty or cut off"
 	case strings.Contains(text, "missing access_token"):
 		what = "has no access_token"
-	case strings.Contains(text, "ParseInt"), strings.Contains(text, "into Number"):
+	case strings.Contains(text, "ParseInt"), strings.Contains(text, "Number"):
 		what = "has an expires_in that is no whole number"
 	}
 	return &tokenError{what: fmt.Sprintf("the reply (%s) %s", r.secret.Quote(x.response.Status, maxQuote), what)}
@@ -932,15 +955,20 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 		err = urlErr.Err // without the URL, which is told already
 	}
 	var badCertificate *tls.CertificateVerificationError
+	var alert tls.AlertError
 	switch {
 	case errors.As(err, &badCertificate):
-		return &tokenError{what: "the server's certificate does not verify (" + r.secret.Quote(err.Error(), maxQuote) + "): check Endpoint, and whether a proxy ends TLS here", refused: true}
+		return &tokenError{what: "the server's certificate does not verify (" + r.secret.Quote(err.Error(), maxQuote) + "): check Endpoint, the local clock, and whether a proxy ends TLS here", refused: true}
 	case ended(ctx) != nil && x.response == nil:
 		return &tokenError{what: "no reply in time", transient: true}
 	case ended(ctx) != nil:
 		return &tokenError{what: "the reply did not end in time", transient: true}
 	case x.response != nil:
 		return &tokenError{what: "the reply broke off: " + r.secret.Quote(err.Error(), maxQuote), transient: true}
+	case errors.Is(err, io.EOF):
+		return &tokenError{what: "the connection was closed before a reply came", transient: true}
+	case errors.As(err, &alert):
+		return &tokenError{what: r.secret.Quote(err.Error(), maxQuote) + ": the server refuses the TLS handshake: check Certificate", transient: true}
 	}
 	return &tokenError{what: r.secret.Quote(err.Error(), maxQuote), transient: true}
 }
@@ -967,14 +995,17 @@ func (r *requester) explainReply(x *exchange, reply *oauth2.RetrieveError) *toke
 		what = append(what, "body "+redact.Quote(string(clean.Body), maxQuote))
 	}
 	e.what = strings.Join(what, ", ")
-	if hint := hint(status, clean.ErrorCode, isHTML(x.response)); hint != "" {
+	if hint := r.hint(status, clean.ErrorCode, isHTML(x.response)); hint != "" {
 		e.what += ": " + hint
+	}
+	if e.retryAfter > 0 {
+		e.what += "; it asks to wait " + e.retryAfter.String()
 	}
 	return e
 }
 
-// hint returns what a person can do about a refusal.
-func hint(status int, code string, html bool) string {
+// hint returns what a person can do about a reply without a token.
+func (r *requester) hint(status int, code string, html bool) string {
 	switch {
 	case status/100 == 3:
 		return "a redirect, which is not followed with credentials: check Endpoint"
@@ -986,12 +1017,18 @@ func hint(status int, code string, html bool) string {
 		return "the application has to be allowed the grant type client_credentials"
 	case html:
 		return "an HTML page: does a proxy or a firewall answer in Mosaic's place?"
+	case code == "invalid_client" && r.key != nil:
+		return "check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns"
+	case code == "invalid_client" && r.conf.ClientSecret == "":
+		return "check ClientID, and that the application at this Endpoint has this Certificate"
 	case code == "invalid_client", status == http.StatusUnauthorized:
-		return "check ClientID and what authenticates it, and that both belong to this Endpoint"
+		return "check ClientID and ClientSecret, and that both belong to this Endpoint"
 	case status == http.StatusNotFound:
 		return "check Endpoint"
 	case status == http.StatusTooManyRequests:
 		return "Mosaic's rate limit is reached"
+	case status >= 500:
+		return "a fault on Mosaic's side, or on the way there"
 	}
 	return ""
 }
@@ -1017,9 +1054,13 @@ func (r *requester) clean(e *oauth2.RetrieveError) *oauth2.RetrieveError {
 		},
 		ErrorCode: e.ErrorCode,
 	}
-	for name, values := range e.Response.Header {
-		for _, value := range values {
-			c.Response.Header.Add(field(name), field(value))
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(e.Response.Header)) {
+		for _, value := range e.Response.Header[name] {
+			name, value := field(name), field(value)
+			if size += len(name) + len(value); size <= maxHeader {
+				c.Response.Header.Add(name, value)
+			}
 		}
 	}
 	if !errorCode.MatchString(e.ErrorCode) {

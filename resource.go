@@ -1,7 +1,6 @@
 package mosaic
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -56,12 +55,15 @@ func (r Resource) check() error {
 	return fmt.Errorf("Resource %s %w (RFC 8707 §2)", quoteEndpoint(string(r)), err)
 }
 
-// services has the resource of each service that needs one, by the first segment
-// of its APIs' paths.
-var services = map[string]Resource{
-	"verify": IdentityVerification,
-	"risk":   FraudPrevention,
-	"xdv":    DataValidation,
+// services has the resource of each service that needs one, with the first
+// segment of its APIs' paths.
+var services = []struct {
+	segment  string
+	resource Resource
+}{
+	{"verify", IdentityVerification},
+	{"risk", FraudPrevention},
+	{"xdv", DataValidation},
 }
 
 // A transport gives each request to a known origin the token that its URL asks
@@ -71,7 +73,8 @@ type transport struct {
 	own       http.RoundTripper // the caller's
 	requester *requester
 	known     []origin
-	audiences map[Resource]*audience
+	audience  *audience   // of Resource, or the default one
+	services  []*audience // of services, where there is no Resource
 }
 
 // An audience is a source of tokens for one service.
@@ -108,7 +111,7 @@ func (c *Config) transport(ctx context.Context, own http.RoundTripper) *transpor
 	if own == nil {
 		own = http.DefaultTransport
 	}
-	t := &transport{own: own, requester: r, audiences: make(map[Resource]*audience)}
+	t := &transport{own: own, requester: r, audience: &audience{source: r.source(c.Resource)}}
 	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
 		if u, err := url.Parse(base); err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) {
 			t.know(u.Scheme, u.Host)
@@ -117,10 +120,9 @@ func (c *Config) transport(ctx context.Context, own http.RoundTripper) *transpor
 	for _, host := range c.Hosts {
 		t.know("https", host)
 	}
-	t.audiences[c.Resource] = &audience{source: r.source(c.Resource)}
 	if c.Resource == "" {
-		for _, resource := range services {
-			t.audiences[resource] = &audience{source: r.source(resource)}
+		for _, service := range services {
+			t.services = append(t.services, &audience{source: r.source(service.resource)})
 		}
 	}
 	return t
@@ -138,21 +140,26 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, t.err
 	}
+	if req.URL == nil {
+		return t.own.RoundTrip(req) // which knows best how to refuse that
+	}
 	if why := t.stranger(req); why != "" {
 		t.requester.conf.Logger.DebugContext(req.Context(), "mosaic: request goes without a token",
 			"why", why, "scheme", req.URL.Scheme, "host", req.URL.Host)
 		return t.own.RoundTrip(req)
 	}
-	if hasAuthorization(req.Header) {
+	sent, authorization := withAuthorization(req)
+	if sent == nil {
 		return t.base().RoundTrip(req)
 	}
-	a := t.audience(req.URL.Path)
+	a := t.audienceOf(req.URL.Path)
 	tok, err := a.source.Token(req.Context())
 	if err != nil {
 		closeBody(req)
 		return nil, err
 	}
-	res, err := t.send(req, req.Body, tok)
+	*authorization = tok.Authorization
+	res, err := t.send(req, sent)
 	if err == nil && res.StatusCode == http.StatusUnauthorized {
 		return t.unauthorized(a, req, res, tok)
 	}
@@ -224,30 +231,20 @@ func sameHost(scheme, a, b string) bool {
 	return errA == nil && errB == nil && a == b
 }
 
-func hasAuthorization(h http.Header) bool {
-	for name := range h {
-		if len(name) == len("Authorization") && strings.EqualFold(name, "Authorization") {
-			return true
+// audienceOf returns the audience of a request with this path.
+func (t *transport) audienceOf(path string) *audience {
+	segment, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	for i, a := range t.services {
+		if services[i].segment == segment {
+			return a
 		}
 	}
-	return false
+	return t.audience
 }
 
-// audience returns the source for a request with this path.
-func (t *transport) audience(path string) *audience {
-	if len(t.audiences) == 1 {
-		return t.audiences[t.requester.conf.Resource]
-	}
-	segment, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	return t.audiences[services[segment]]
-}
-
-// send sends req with tok and this body. The response is req's own: nobody sees
-// the request that holds the token.
-func (t *transport) send(req *http.Request, body io.ReadCloser, tok *refresh.Token) (*http.Response, error) {
-	sent := req.WithContext(req.Context())
-	sent.Body = body
-	sent.Header = withAuthorization(req.Header, tok.Authorization)
+// send sends a request in the place of req. The response is req's own: nobody
+// sees the request that holds the token.
+func (t *transport) send(req, sent *http.Request) (*http.Response, error) {
 	res, err := t.base().RoundTrip(sent)
 	if res != nil {
 		res.Request = req
@@ -255,27 +252,34 @@ func (t *transport) send(req *http.Request, body io.ReadCloser, tok *refresh.Tok
 	return res, err
 }
 
-// withAuthorization returns a deep copy of h with the header added: what is below
-// may change what it is given.
-func withAuthorization(h http.Header, authorization string) http.Header {
-	n := 1
-	for _, values := range h {
-		n += len(values)
-	}
-	all := make([]string, 0, n) // one allocation for the values of all
-	dup := make(http.Header, len(h)+1)
-	for name, values := range h {
+// withAuthorization returns a copy of req, with a header of its own, for what is
+// below may change what it is given, and the place in that for Authorization's
+// value. It returns nil if req has one already.
+func withAuthorization(req *http.Request) (sent *http.Request, authorization *string) {
+	header := make(http.Header, len(req.Header)+1)
+	// The copy and the values of most headers in one allocation.
+	one := &struct {
+		request http.Request
+		values  [4]string
+	}{request: *req}
+	all := one.values[:0]
+	for name, values := range req.Header {
+		if len(name) == len("Authorization") && strings.EqualFold(name, "Authorization") {
+			return nil, nil
+		}
 		if values == nil { // net/http has a meaning for that
-			dup[name] = nil
+			header[name] = nil
 			continue
 		}
 		i := len(all)
 		all = append(all, values...)
-		dup[name] = all[i:len(all):len(all)]
+		header[name] = all[i:len(all):len(all)]
 	}
-	all = append(all, authorization)
-	dup["Authorization"] = all[n-1:]
-	return dup
+	i := len(all)
+	all = append(all, "")
+	header["Authorization"] = all[i:]
+	one.request.Header = header
+	return &one.request, &all[i]
 }
 
 // unauthorized answers a 401: it sees to a successor of tok, and sends req once
@@ -297,12 +301,15 @@ func (t *transport) unauthorized(a *audience, req *http.Request, res *http.Respo
 		return res, nil
 	}
 	body := req.Body
-	if req.GetBody != nil {
+	if req.Body != nil && req.GetBody != nil {
 		if body, err = req.GetBody(); err != nil {
 			return res, nil
 		}
 	}
-	return t.send(req, body, next)
+	again, authorization := withAuthorization(req)
+	*authorization = next.Authorization
+	again.Body = body
+	return t.send(req, again)
 }
 
 // mayRenew reports whether a 401 to tok may begin a renewal now, and counts it.
@@ -321,14 +328,22 @@ func (a *audience) mayRenew(tok *refresh.Token, invalid bool) bool {
 	return true
 }
 
-var invalidToken = regexp.MustCompile(`(?i:\bbearer\b.*[\s,]error\s*=\s*)("invalid_token"|invalid_token\b)`)
+// challenge matches a parameter of a WWW-Authenticate header, or a scheme (RFC
+// 9110 §11.6.1).
+var challenge = regexp.MustCompile(`([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)|([\w-]+)`)
 
 // saysInvalidToken reports whether a 401 says that it is for the token (RFC 6750
 // §3.1).
 func saysInvalidToken(h http.Header) bool {
-	for _, challenge := range h["Www-Authenticate"] {
-		if invalidToken.MatchString(challenge) {
-			return true
+	for _, value := range h["Www-Authenticate"] {
+		scheme := ""
+		for _, m := range challenge.FindAllStringSubmatch(value, -1) {
+			switch {
+			case m[3] != "":
+				scheme = m[3]
+			case strings.EqualFold(scheme, "Bearer") && strings.EqualFold(m[1], "error") && strings.Trim(m[2], `"`) == "invalid_token":
+				return true
+			}
 		}
 	}
 	return false
@@ -350,26 +365,54 @@ func canRewind(req *http.Request) bool {
 }
 
 // hold reads res's body into memory, so that its connection is free for the
-// renewal. Where the body is too long for that, or does not end before ctx, it
-// reports false, and the body is as it would have been.
+// renewal. Where the body is too long for that, or breaks off, or does not end
+// before ctx, it reports false, and the body is as it would have been.
 func hold(ctx context.Context, res *http.Response) bool {
-	stop := context.AfterFunc(ctx, func() { res.Body.Close() })
-	head, err := io.ReadAll(io.LimitReader(res.Body, maxHeldBody+1))
-	if len(head) > maxHeldBody && stop() {
-		res.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.MultiReader(bytes.NewReader(head), res.Body), res.Body}
+	if res.Body == nil {
+		return true
+	}
+	body := &heldBody{rest: res.Body, read: make(chan struct{})}
+	res.Body = body
+	go func() {
+		defer close(body.read)
+		defer func() {
+			if recover() != nil { // it is not the caller's goroutine
+				body.err = errors.New("mosaic: reading the response's body panicked")
+			}
+		}()
+		body.head, body.err = io.ReadAll(io.LimitReader(body.rest, maxHeldBody+1))
+	}()
+	select {
+	case <-body.read:
+	case <-ctx.Done():
 		return false
 	}
-	stop()
-	res.Body.Close()
-	var rest io.Reader = eofReader{err}
-	res.Body = io.NopCloser(io.MultiReader(bytes.NewReader(head), rest))
-	return err == nil
+	if body.err != nil || len(body.head) > maxHeldBody {
+		return false
+	}
+	body.Close()
+	return true
 }
 
-// eofReader ends with err, or io.EOF.
-type eofReader struct{ err error }
+// A heldBody is a response body whose beginning is, or is being, read ahead.
+type heldBody struct {
+	rest io.ReadCloser
+	read chan struct{} // closed when head and err are there
+	head []byte
+	err  error // that ended head, if it was not the body's end or maxHeldBody
+}
 
-func (r eofReader) Read([]byte) (int, error) { return 0, cmp.Or(r.err, io.EOF) }
+func (b *heldBody) Read(p []byte) (int, error) {
+	<-b.read
+	switch {
+	case len(b.head) > 0:
+		n := copy(p, b.head)
+		b.head = b.head[n:]
+		return n, nil
+	case b.err != nil:
+		return 0, b.err
+	}
+	return b.rest.Read(p)
+}
+
+func (b *heldBody) Close() error { return b.rest.Close() }

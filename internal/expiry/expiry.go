@@ -74,7 +74,7 @@ func Of(r Reply) (time.Time, error) {
 	if len(candidates) == 0 {
 		return time.Time{}, errors.New("the token has no usable exp claim, and the reply no usable expires_in")
 	}
-	return time.Time{}, fmt.Errorf("the token would end %s after it was asked for, and had to be waited for for %s: no such lifetime can be true",
+	return time.Time{}, fmt.Errorf("the token would end %s after it was asked for, in a reply that took %s: no such lifetime can be true",
 		candidates[0].Sub(sent).Round(time.Millisecond), received.Sub(sent).Round(time.Millisecond))
 }
 

@@ -147,7 +147,7 @@ func TestErrorsSayWhatIsMissing(t *testing.T) {
 		{"nothing usable", expiry.Reply{AccessToken: "opaque", Sent: now, Received: now},
 			"the token has no usable exp claim, and the reply no usable expires_in"},
 		{"too short", expiry.Reply{AccessToken: "opaque", ExpiresIn: 5 * time.Second, Sent: now, Received: now.Add(8 * time.Second)},
-			"the token would end 5s after it was asked for, and had to be waited for for 8s: no such lifetime can be true"},
+			"the token would end 5s after it was asked for, in a reply that took 8s: no such lifetime can be true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if _, err := expiry.Of(tt.reply); err == nil || err.Error() != tt.want {

@@ -72,22 +72,22 @@ func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error
 		return nil, errors.New("needs an HTTP client whose Transport has neither DialTLS nor DialTLSContext: the certificate could not be presented")
 	}
 	clone := t.Clone()
-	// Once cloned, t has its entry for HTTP/2 if it speaks it. Where somebody
-	// has configured HTTP/2 by hand, the clone got the same entry, and with it
-	// t's connections, which were opened without cert.
-	if _, ok := t.TLSNextProto["h2"]; ok {
-		delete(clone.TLSNextProto, "h2")
-		if len(clone.TLSNextProto) == 0 {
-			clone.TLSNextProto = nil // an empty map would mean: no HTTP/2
-		}
+	// An entry that was set by hand, as http2.ConfigureTransport does, leads the
+	// clone into t's connections, which were opened without cert. Where t spoke
+	// HTTP/2, by such an entry or, once cloned, by net/http's own, the clone is
+	// told to: by itself it would not, for the TLS configuration below.
+	_, byHand := clone.TLSNextProto["h2"]
+	if _, speaks := t.TLSNextProto["h2"]; byHand || speaks && clone.Protocols == nil {
 		if clone.Protocols == nil {
-			clone.ForceAttemptHTTP2 = true // else given up for the TLS configuration below
+			clone.Protocols = new(http.Protocols)
+			clone.Protocols.SetHTTP1(true)
 		}
+		clone.Protocols.SetHTTP2(true)
 	}
+	delete(clone.TLSNextProto, "h2")
 	if clone.TLSClientConfig == nil {
 		clone.TLSClientConfig = new(tls.Config)
 	}
-	clone.TLSClientConfig.Certificates = nil
 	clone.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		// Whatever CAs the server names: from Certificates, Go would send
 		// nothing if none of them matched.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -20,6 +21,10 @@ const minSecret = 8
 
 // jwtLike is what tokens and assertions look like, whoever made them.
 var jwtLike = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+(\.[\w-]*)*`)
+
+// credential is the value of a parameter or member that holds one, also where an
+// echo of it breaks off in the middle, or a gateway shows another's reply.
+var credential = regexp.MustCompile(`(?i)((?:access_token|refresh_token|id_token|client_secret|client_assertion)(?:\\?["']|&quot;|&#34;)?\s*[:=]\s*(?:\\?["']|&quot;|&#34;)?)[^\s"'&<>,;}\\[]+`)
 
 // A Redactor takes a secret, and anything that looks like a JWT, out of text. It
 // is safe for concurrent use.
@@ -41,35 +46,50 @@ func (r *Redactor) Text(s string) string {
 	if r.spellings != nil {
 		s = r.spellings().ReplaceAllLiteralString(s, Mark)
 	}
-	return jwtLike.ReplaceAllLiteralString(s, Mark)
+	s = jwtLike.ReplaceAllLiteralString(s, Mark)
+	return credential.ReplaceAllString(s, "${1}"+Mark)
 }
 
 // Quote returns [Quote] of r.Text(s).
 func (r *Redactor) Quote(s string, n int) string { return Quote(r.Text(s), n) }
 
 // spellings matches secret as it stands in a form, in JSON, in HTML or in text:
-// a server that echoes a request may escape each of its characters in any way.
+// what echoes a request may escape each of its characters, and what comes behind
+// it may escape that once more.
 func spellings(secret string) *regexp.Regexp {
 	var b strings.Builder
 	for _, c := range secret {
-		literal := regexp.QuoteMeta(string(c))
 		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
-			b.WriteString(literal)
+			b.WriteRune(c)
 			continue
 		}
 		percent := ""
 		for _, octet := range []byte(string(c)) {
-			percent += fmt.Sprintf("%%%02x", octet)
+			percent += escaped('%') + fmt.Sprintf("(?i:%02x)", octet)
 		}
-		fmt.Fprintf(&b, `(?:\\?%s|(?i:%s|\\u%04x|&#0*%d;|&#x0*%x;%s))`, literal, percent, c, c, c, named[c])
+		b.WriteString("(?:" + escaped(c) + "|" + percent)
+		if c == ' ' {
+			b.WriteString("|" + escaped('+'))
+		}
+		b.WriteString(")")
 	}
 	return regexp.MustCompile(b.String())
 }
 
-// named has the further spellings of single characters, each as an alternative.
-var named = map[rune]string{
-	' ': `|\+`, '&': "|&amp;", '<': "|&lt;", '>': "|&gt;", '"': "|&quot;", '\'': "|&apos;",
+// escaped matches c, or its escape in JSON, HTML or a string's syntax.
+func escaped(c rune) string {
+	unicode := ""
+	for _, unit := range utf16.Encode([]rune{c}) {
+		unicode += fmt.Sprintf(`\\+u(?i:%04x)`, unit)
+	}
+	entity := fmt.Sprintf("#0*%d|#[xX]0*(?i:%x)", c, c)
+	if name := entities[c]; name != "" {
+		entity += "|" + name
+	}
+	return fmt.Sprintf(`(?:\\*%s|%s|&(?:amp;)*(?:%s);)`, regexp.QuoteMeta(string(c)), unicode, entity)
 }
+
+var entities = map[rune]string{'&': "amp", '<': "lt", '>': "gt", '"': "quot", '\'': "apos", '+': "plus"}
 
 // Quote returns the first n bytes of s in Go's syntax, in which no control
 // character is left.

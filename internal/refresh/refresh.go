@@ -15,7 +15,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
@@ -71,7 +70,7 @@ const (
 // A Source is a cached token and its renewal. It is safe for concurrent use,
 // holds no goroutine while nothing is being fetched, and needs no closing.
 type Source struct {
-	fetch   func(once bool) (*Token, error)
+	fetch   func(ctx context.Context, once bool) (*Token, error)
 	log     *slog.Logger
 	current atomic.Pointer[held]
 	failing atomic.Bool // the last renewal has failed
@@ -112,8 +111,8 @@ func (h *held) take() *Token {
 
 // New returns a Source that obtains tokens by fetch: in one request if once is
 // set, else with the patience that a waiting caller is worth. A fetch ends by
-// itself, in bounded time.
-func New(fetch func(once bool) (*Token, error), log *slog.Logger) *Source {
+// itself, in bounded time, or with its context.
+func New(fetch func(ctx context.Context, once bool) (*Token, error), log *slog.Logger) *Source {
 	return &Source{fetch: fetch, log: log}
 }
 
@@ -138,7 +137,7 @@ func (s *Source) serves(h *held, left time.Duration) bool {
 func (s *Source) wait(ctx context.Context) (*Token, error) {
 	for {
 		if err := ctx.Err(); err != nil {
-			return nil, waitError(err)
+			return nil, waitError{err}
 		}
 		s.mu.Lock()
 		now := time.Now()
@@ -155,16 +154,20 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		s.mu.Unlock()
 
 		tok, err := r.Wait(ctx)
-		if h := s.current.Load(); err != nil && h != nil && h.left(time.Now()) > 0 {
-			continue // known to fail now: what is left of the old token serves, unless ctx has ended
-		}
-		if tok != nil || err != nil {
+		if tok != nil || err != nil && !r.ahead {
 			return tok, err
 		}
+		// Else what is left of the old token serves, or a renewal that is meant
+		// for callers who wait is begun, or ctx has ended.
 	}
 }
 
-func waitError(err error) error { return fmt.Errorf("mosaic: waiting for a token: %w", err) }
+// A waitError is a context's error, with Timeout as net/http has it.
+type waitError struct{ error }
+
+func (e waitError) Error() string { return "mosaic: waiting for a token: " + e.error.Error() }
+func (e waitError) Unwrap() error { return e.error }
+func (e waitError) Timeout() bool { return errors.Is(e.error, context.DeadlineExceeded) }
 
 // Invalidate drops the token if it is the current one, and keeps a renewal that
 // is under way from bringing it back.
@@ -202,6 +205,7 @@ var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c
 // A Renewal is one fetch, for all who wait for it.
 type Renewal struct {
 	done    chan struct{}
+	ahead   bool     // it began while there was a good token
 	dropped []string // tokens that were invalidated meanwhile; guarded by Source.mu
 
 	// Set before done is closed.
@@ -219,7 +223,7 @@ func (r *Renewal) Wait(ctx context.Context) (*Token, error) {
 		}
 		return r.got.take(), nil
 	case <-ctx.Done():
-		return nil, waitError(ctx.Err())
+		return nil, waitError{ctx.Err()}
 	}
 }
 
@@ -233,18 +237,32 @@ func (s *Source) renew() {
 // join returns the renewal that is under way, beginning one if there is none.
 // The caller holds s.mu.
 func (s *Source) join() *Renewal {
-	if s.renewal == nil {
-		h := s.current.Load()
-		once := s.failures >= 2 || h != nil && h.left(time.Now()) > 0
-		s.renewal = &Renewal{done: make(chan struct{})}
-		go s.run(s.renewal, once)
+	if s.renewal != nil {
+		return s.renewal
 	}
-	return s.renewal
+	r := &Renewal{done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	if h := s.current.Load(); h != nil {
+		left := h.left(time.Now())
+		r.ahead = left > 0
+		if r.ahead && s.failures > 0 {
+			// One that hangs must not be what callers wait for when the token
+			// has ended and the endpoint is well again.
+			ctx, cancel = context.WithTimeout(ctx, left)
+		}
+	}
+	once := r.ahead || s.failures >= 2
+	s.renewal = r
+	go func() {
+		defer cancel()
+		s.run(ctx, r, once)
+	}()
+	return r
 }
 
 // run fetches one token. Foreign code runs in it: whatever that does, a panic
 // or runtime.Goexit included, the renewal ends and a later call begins another.
-func (s *Source) run(r *Renewal, once bool) {
+func (s *Source) run(ctx context.Context, r *Renewal, once bool) {
 	defer close(r.done)
 	begun := time.Now()
 	var tok *Token
@@ -262,7 +280,7 @@ func (s *Source) run(r *Renewal, once bool) {
 		}
 		report(time.Since(begun))
 	}()
-	tok, err = s.fetch(once)
+	tok, err = s.fetch(ctx, once)
 }
 
 // land ends a renewal, and returns what is to be logged of it.
@@ -273,7 +291,7 @@ func (s *Source) land(r *Renewal, tok *Token, err error) (report func(took time.
 	now := time.Now()
 	if err != nil {
 		r.err = err
-		return s.fail(err, now)
+		return s.fail(r, now)
 	}
 	if !slices.Contains(r.dropped, tok.AccessToken) {
 		r.got = s.adopt(tok, now)
@@ -299,21 +317,23 @@ func (s *Source) adopt(tok *Token, now time.Time) *held {
 }
 
 // fail takes note of a renewal that failed. The caller holds s.mu.
-func (s *Source) fail(err error, now time.Time) (report func(time.Duration)) {
+func (s *Source) fail(r *Renewal, now time.Time) (report func(time.Duration)) {
 	var refused bool
 	var retryAfter time.Duration
-	if f := Failure(nil); errors.As(err, &f) {
+	if f := Failure(nil); errors.As(r.err, &f) {
 		refused, retryAfter = f.Refused(), min(f.RetryAfter(), maxPauseRetryAfter)
 	}
 	s.failures++
-	s.err = err
+	s.err = r.err
 	s.failing.Store(true)
 
 	var pause time.Duration
 	h := s.current.Load()
-	if h != nil && h.left(now) > 0 {
-		// The pauses get shorter again towards the token's end.
-		pause = min(doubled(s.failures, maxPauseGood), max(h.left(now)/2, firstPause))
+	if r.ahead {
+		pause = doubled(s.failures, maxPauseGood)
+		if h != nil { // the pauses get shorter again towards the token's end
+			pause = min(pause, max(h.left(now)/2, firstPause))
+		}
 	} else if s.deadFailures++; s.deadFailures > 1 {
 		limit := maxPauseTransient
 		if refused {
@@ -336,7 +356,7 @@ func (s *Source) fail(err error, now time.Time) (report func(time.Duration)) {
 	s.warned = now
 	failures := s.failures
 	return func(time.Duration) {
-		s.log.Warn("mosaic: token renewal failed", "error", err, "failures", failures, "retry_in", pause.Round(time.Millisecond))
+		s.log.Warn("mosaic: token renewal failed", "error", r.err, "failures", failures, "retry_in", pause.Round(time.Millisecond))
 	}
 }
 

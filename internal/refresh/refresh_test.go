@@ -35,7 +35,7 @@ type fault struct{ error }
 // fail has every fetch from now on fail with err, or succeed again.
 func (e *endpoint) fail(err error) { e.fault.Store(fault{err}) }
 
-func (e *endpoint) fetch(once bool) (*refresh.Token, error) {
+func (e *endpoint) fetch(_ context.Context, once bool) (*refresh.Token, error) {
 	n := e.fetches.Add(1)
 	if once {
 		e.single.Add(1)
@@ -118,13 +118,13 @@ func TestARenewalPointIsDrawnForEachToken(t *testing.T) {
 		for range 200 {
 			e := &endpoint{lifetime: time.Hour}
 			begun := time.Now()
-			s := refresh.New(func(once bool) (*refresh.Token, error) {
+			s := refresh.New(func(ctx context.Context, once bool) (*refresh.Token, error) {
 				if e.fetches.Load() == 1 {
 					mu.Lock()
 					points[time.Since(begun)] = true
 					mu.Unlock()
 				}
-				return e.fetch(once)
+				return e.fetch(ctx, once)
 			}, nowhere)
 			defer runtime.KeepAlive(s)
 			want(t, s, "t1")
@@ -172,11 +172,11 @@ func TestTheClosingPartOfALifeCountsAsExpired(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := &endpoint{lifetime: tt.lifetime}
 				gate := make(chan struct{})
-				s := refresh.New(func(once bool) (*refresh.Token, error) {
+				s := refresh.New(func(ctx context.Context, once bool) (*refresh.Token, error) {
 					if e.fetches.Load() == 1 {
 						<-gate // holds back the renewal ahead
 					}
-					return e.fetch(once)
+					return e.fetch(ctx, once)
 				}, nowhere)
 				want(t, s, "t1")
 				time.Sleep(tt.lifetime - tt.margin - 1)
@@ -341,7 +341,7 @@ func TestInvalidateDropsTheCurrentTokenAlone(t *testing.T) {
 func TestARenewalUnderWayDoesNotBringADroppedTokenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var fetches int
-		s := refresh.New(func(bool) (*refresh.Token, error) {
+		s := refresh.New(func(context.Context, bool) (*refresh.Token, error) {
 			fetches++
 			name := "same"
 			if fetches > 2 {
@@ -405,7 +405,7 @@ func TestNothingEscapesTheGoroutineOfARenewal(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log strings.Builder
 				bad := true
-				s := refresh.New(func(bool) (*refresh.Token, error) {
+				s := refresh.New(func(context.Context, bool) (*refresh.Token, error) {
 					if bad {
 						tt.fetch()
 					}
@@ -467,7 +467,7 @@ func TestALogHandlerMayDoAnything(t *testing.T) {
 func TestAPanicIsLoggedThoughTheHandlerPanicsToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := slog.NewTextHandler(io.Discard, nil)
-		s := refresh.New(func(bool) (*refresh.Token, error) { panic("fetch") },
+		s := refresh.New(func(context.Context, bool) (*refresh.Token, error) { panic("fetch") },
 			slog.New(handler{text, func() { panic("log") }}))
 		want(t, s, "")
 	})

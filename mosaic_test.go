@@ -141,7 +141,7 @@ func TestParseEndpointQuotes64BytesAndNoPassword(t *testing.T) {
 		"https://" + long[:55] + "\u00fc":             `mosaic: endpoint "https://` + long[:55] + `"… holds a character that is not ASCII (an international domain is given in its "xn--" form)` + wanted,
 		"https://user:hunter2@acme.com":               `mosaic: endpoint "https://[redacted]@acme.com" holds user information` + wanted,
 		"https://user:hun@ter/2@acme.com":             `mosaic: endpoint "https://[redacted]@acme.com" holds user information` + wanted,
-		"user:hun://ter2@acme.com":                    `mosaic: endpoint "[redacted]@acme.com" is no URL` + wanted,
+		"user:hun://ter2@acme.com":                    `mosaic: endpoint "[redacted]@acme.com" has a bad host` + wanted,
 		"user:hunter2@acme.com":                       `mosaic: endpoint "[redacted]@acme.com" holds user information` + wanted,
 		"https://user:hunter2" + long + "@acme.com/x": `mosaic: endpoint "https://[redacted]@acme.com/x" holds user information` + wanted,
 	} {

@@ -59,6 +59,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -112,15 +113,16 @@ type Config struct {
 	// PrivateKey signs a client assertion in place of a secret
 	// (private_key_jwt, RFC 7523). Any crypto.Signer serves whose Public method
 	// returns an *rsa.PublicKey of 2048 bits or more, an *ecdsa.PublicKey on
-	// P-256 or an ed25519.PublicKey, a key in a KMS or HSM included. It is used
-	// by one goroutine at a time for each Config.
+	// P-256 or an ed25519.PublicKey, a key in a KMS or HSM included. Its Sign
+	// method is called by one goroutine at a time for each Config.
 	PrivateKey crypto.Signer
 
 	// Certificate is presented in the TLS handshake (RFC 8705), at the token
 	// endpoint and by Client at the APIs. Alone it authenticates the client
 	// (tls_client_auth and self_signed_tls_client_auth); beside a secret or a
 	// key it only binds the token to itself (cnf). It needs an HTTP client whose
-	// transport is an *http.Transport without DialTLS and DialTLSContext.
+	// transport is an *http.Transport without DialTLS and DialTLSContext. A proxy
+	// that is itself spoken to by TLS sees it, too, if it asks for one.
 	Certificate *tls.Certificate
 
 	// KeyID is the kid of PrivateKey in assertions and in JWKS. Empty: the
@@ -188,10 +190,14 @@ func (c *Config) Validate() error {
 		add("ClientSecret and PrivateKey exclude each other")
 	}
 	if c.PrivateKey != nil {
-		if pub, err := assertion.PublicKey(c.PrivateKey); err != nil {
+		pub, err := assertion.PublicKey(c.PrivateKey)
+		if err != nil {
 			add("%v", err)
-		} else if _, err := assertion.Algorithm(pub, c.SigningAlgorithm); err != nil {
-			add("%v", err)
+		}
+		if err == nil || c.SigningAlgorithm != "" && !assertion.Known(c.SigningAlgorithm) {
+			if _, err := assertion.Algorithm(pub, c.SigningAlgorithm); err != nil {
+				add("%v", err)
+			}
 		}
 		for _, field := range []struct{ name, value string }{
 			{"ClientID", c.ClientID}, {"KeyID", c.KeyID}, {"AssertionAudience", c.AssertionAudience},
@@ -209,7 +215,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	if c.Certificate != nil {
-		if _, err := mtls.Leaf(c.Certificate); err != nil {
+		for _, err := range mtls.Problems(c.Certificate) {
 			add("Certificate: %v", err)
 		}
 	}
@@ -269,8 +275,9 @@ func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 // [oauth2.ReuseTokenSource].
 //
 // Of the context only the HTTP client is taken, if it carries one under
-// [oauth2.HTTPClient]: its end does not end the source. If c is invalid, each
-// call of the source returns what [Config.Validate] does.
+// [oauth2.HTTPClient]: its end does not end the source. That client's transport
+// has to end a request with the request's context, as net/http's does. If c is
+// invalid, each call of the source returns what [Config.Validate] does.
 func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 	r, err := c.requester(ctx)
 	if err != nil {
@@ -373,24 +380,26 @@ func (c *Config) JWKS() ([]byte, error) {
 		return nil, errors.New("mosaic: a Config with a ClientSecret alone has no public key to submit")
 	}
 	var keys []assertion.JWK
+	var public crypto.PublicKey
 	if c.PrivateKey != nil {
 		key, err := assertion.NewKey(c.PrivateKey, c.SigningAlgorithm, c.KeyID)
 		if err != nil {
 			return nil, fmt.Errorf("mosaic: %w", err)
 		}
+		public = key.Public
 		keys = append(keys, key.JWK())
 	}
 	if c.Certificate != nil {
-		leaf, err := mtls.Leaf(c.Certificate)
+		leaf, err := x509.ParseCertificate(c.Certificate.Certificate[0])
 		if err != nil {
 			return nil, fmt.Errorf("mosaic: Certificate: %w", err)
 		}
-		alg, _ := assertion.Algorithm(leaf.PublicKey, "") // none for P-384 and P-521; the member is optional
-		jwk, err := assertion.NewJWK(leaf.PublicKey, alg, "")
-		if err != nil {
-			return nil, fmt.Errorf("mosaic: Certificate: %w", err)
-		}
-		if len(keys) == 0 || !mtls.SameKey(c.PrivateKey.Public(), leaf.PublicKey) {
+		if public == nil || !mtls.SameKey(public, leaf.PublicKey) {
+			alg, _ := assertion.Algorithm(leaf.PublicKey, "") // none for P-384 and P-521; the member is optional
+			jwk, err := assertion.NewJWK(leaf.PublicKey, alg, "")
+			if err != nil {
+				return nil, fmt.Errorf("mosaic: Certificate: %w", err)
+			}
 			keys = append(keys, jwk)
 		}
 		keys[len(keys)-1].X5C = c.Certificate.Certificate
@@ -508,7 +517,7 @@ const (
 // A requester makes token requests: what a valid Config becomes when a source or
 // a client is made of it. It is safe for concurrent use.
 type requester struct {
-	origin *Config // whose PrivateKey is used by one goroutine at a time; not read
+	origin *Config // not read: stands for its PrivateKey in signing
 	conf   *Config // a deep copy
 	key    *assertion.Key
 	client *http.Client    // a copy of the context's
@@ -568,6 +577,8 @@ func (c *Config) clone() *Config {
 			cert.Certificate[i] = bytes.Clone(der)
 		}
 		cert.SupportedSignatureAlgorithms = slices.Clone(cert.SupportedSignatureAlgorithms)
+		cert.OCSPStaple = bytes.Clone(cert.OCSPStaple)
+		cert.SignedCertificateTimestamps = slices.Clone(cert.SignedCertificateTimestamps)
 		d.Certificate = &cert
 	}
 	if d.Logger == nil {
@@ -604,7 +615,7 @@ func (r *requester) tokenURL() string {
 func (r *requester) token(caller context.Context, resource Resource, attempts int) (*refresh.Token, error) {
 	ctx, cancel := context.WithTimeout(caller, requestTimeout)
 	defer cancel()
-	redated := false
+	again := false
 	for n := 1; ; n++ {
 		tok, failure := r.attempt(ctx, resource)
 		if failure == nil {
@@ -614,8 +625,8 @@ func (r *requester) token(caller context.Context, resource Resource, attempts in
 		if err := ended(caller); err != nil {
 			return nil, failure.endedBy(err)
 		}
-		if failure.redate && !redated {
-			redated = true
+		if failure.redated && !again {
+			again = true
 			n-- // with another date it is another assertion, not another try
 			continue
 		}
@@ -661,7 +672,7 @@ func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.To
 	}
 	ahead := time.Duration(r.ahead.Load())
 	if r.key != nil {
-		signed, failure := r.sign(ctx, time.Now().Add(ahead))
+		signed, failure := r.sign(ctx, ahead)
 		if failure != nil {
 			return nil, failure
 		}
@@ -680,7 +691,7 @@ func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.To
 	if err != nil {
 		failure := r.explain(ctx, x, err)
 		if r.key != nil {
-			r.redate(failure, x, ahead, received)
+			r.redate(failure, x, ahead, sent, received)
 		}
 		return nil, failure
 	}
@@ -691,28 +702,31 @@ func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.To
 	return tok, nil
 }
 
-// redate notes how far the server's clock is ahead, if it has refused an
-// assertion that was dated by a clock that differs from its own.
-func (r *requester) redate(failure *tokenError, x *exchange, assumed time.Duration, received time.Time) {
+// redate looks at the refusal of an assertion that was dated by a clock so far
+// ahead of the local one. Where the reply's Date shows that the server's is
+// another, the next assertion is dated by that.
+func (r *requester) redate(failure *tokenError, x *exchange, assumed time.Duration, sent, received time.Time) {
 	date := x.date()
 	if date.IsZero() || x.response.StatusCode != http.StatusBadRequest && x.response.StatusCode != http.StatusUnauthorized {
 		return
 	}
 	ahead := date.Sub(received)
-	if (ahead - assumed).Abs() <= maxSkew {
+	if assumed >= ahead-maxSkew && assumed <= date.Sub(sent)+maxSkew {
+		r.ahead.Store(0) // it was not the date; or the Date is wrong, a proxy's
 		return
 	}
 	r.ahead.Store(int64(ahead))
-	failure.redate = true
+	failure.redated = true
 	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", ahead.Abs().Round(time.Second))
 }
 
 // signing has the Configs whose PrivateKey is at work: *Config → chan struct{},
-// closed when it is done. So a signer that hangs costs one goroutine.
+// closed when it is done. So a signer that hangs costs one goroutine, also for
+// Config.Token, each call of which makes a requester of its own.
 var signing sync.Map
 
-// sign returns a new client assertion, dated now.
-func (r *requester) sign(ctx context.Context, now time.Time) (string, *tokenError) {
+// sign returns a new client assertion, dated so far ahead of the local clock.
+func (r *requester) sign(ctx context.Context, ahead time.Duration) (string, *tokenError) {
 	late := &tokenError{what: "PrivateKey did not sign in time", transient: true}
 	done := make(chan struct{})
 	for {
@@ -726,7 +740,7 @@ func (r *requester) sign(ctx context.Context, now time.Time) (string, *tokenErro
 			return "", late
 		}
 	}
-	claims := assertion.Claims{ClientID: r.conf.ClientID, Audience: r.conf.AssertionAudience, Now: now}
+	claims := assertion.Claims{ClientID: r.conf.ClientID, Audience: r.conf.AssertionAudience, Now: time.Now().Add(ahead)}
 	if claims.Audience == "" {
 		claims.Audience = r.tokenURL()
 	}
@@ -753,16 +767,28 @@ func (r *requester) sign(ctx context.Context, now time.Time) (string, *tokenErro
 		r.conf.Logger.Error("mosaic: PrivateKey panicked", "stack", string(stack))
 	}
 	if err != nil {
-		return "", &tokenError{what: "no client assertion: " + r.secret.Quote(err.Error(), maxQuote), cause: err}
+		return "", &tokenError{what: "no client assertion: " + r.secret.Quote(err.Error(), maxQuote), cause: signerError{err}}
 	}
 	return signed, nil
+}
+
+// A signerError is a signer's error, in which errors.Is finds everything but the
+// end of a context: that would pass for the caller's.
+type signerError struct{ error }
+
+func (e signerError) As(target any) bool { return errors.As(e.error, target) }
+func (e signerError) Is(target error) bool {
+	return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(e.error, target)
 }
 
 // accept returns the token of a reply, if it can be used.
 func (r *requester) accept(t *oauth2.Token, sent, received, date time.Time) (*refresh.Token, error) {
 	switch {
 	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer"):
-		return nil, fmt.Errorf("its token_type is %s, not Bearer", r.secret.Quote(t.TokenType, maxQuote))
+		if tokenType.MatchString(t.TokenType) {
+			return nil, fmt.Errorf("its token_type is %q, not Bearer", t.TokenType)
+		}
+		return nil, errors.New("its token_type is not Bearer")
 	case len(t.AccessToken) > maxToken:
 		return nil, fmt.Errorf("it has %d bytes, more than any header takes", len(t.AccessToken))
 	case !isB64Token(t.AccessToken):
@@ -793,6 +819,9 @@ func (r *requester) accept(t *oauth2.Token, sent, received, date time.Time) (*re
 		Lifetime:      end.Sub(sent.Round(0)),
 	}, nil
 }
+
+// tokenType is what a token_type looks like (DPoP, mac, N_A), and no token does.
+var tokenType = regexp.MustCompile(`^[A-Za-z_]{1,12}$`)
 
 // isB64Token reports whether s has the syntax of RFC 6750 §2.1.
 func isB64Token(s string) bool {
@@ -887,7 +916,7 @@ type tokenError struct {
 	cause    error  // what errors.Is and errors.As find, or nil
 
 	transient  bool          // the request is worth repeating at once
-	redate     bool          // and so is one that is dated by the server's clock
+	redated    bool          // and so is one that is dated by the server's clock
 	refused    bool          // the endpoint refused it, and will refuse the next
 	retryAfter time.Duration // as the endpoint asked
 }
@@ -907,23 +936,19 @@ func (e *tokenError) RetryAfter() time.Duration { return e.retryAfter }
 
 // endedBy returns e as the error of a request that its caller's context ended.
 func (e *tokenError) endedBy(cause error) *tokenError {
-	return &tokenError{url: e.url, attempts: e.attempts, what: cause.Error() + " (last: " + e.what + ")", cause: cause}
+	return &tokenError{url: e.url, attempts: e.attempts, what: cause.Error() + " (last: " + e.what + ")", cause: errors.Join(cause, e.cause)}
 }
 
 // explain returns what went wrong with an exchange that x/oauth2 ended with err.
 func (r *requester) explain(ctx context.Context, x *exchange, err error) *tokenError {
 	var reply *oauth2.RetrieveError
-	var redirect bool
-	if x.response != nil {
-		redirect = x.response.StatusCode/100 == 3
-	}
 	switch {
-	case errors.As(err, &reply):
-		return r.explainReply(x, reply)
 	case x.response == nil || x.bodyErr != nil:
 		return r.explainTransport(ctx, x, err)
-	case redirect:
-		return &tokenError{what: fmt.Sprintf("%s: a redirect, which is not followed with credentials: check Endpoint", r.secret.Quote(x.response.Status, maxQuote))}
+	case errors.As(err, &reply):
+		return r.explainReply(x, reply)
+	case x.response.StatusCode/100 == 3: // to where nothing can lead
+		return &tokenError{what: fmt.Sprintf("%s: %s", r.secret.Quote(x.response.Status, maxQuote), redirectHint)}
 	}
 	what := "is not the JSON of a token response (RFC 6749 §5.1)"
 	switch text := err.Error(); {
@@ -955,7 +980,6 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 		err = urlErr.Err // without the URL, which is told already
 	}
 	var badCertificate *tls.CertificateVerificationError
-	var alert tls.AlertError
 	switch {
 	case errors.As(err, &badCertificate):
 		return &tokenError{what: "the server's certificate does not verify (" + r.secret.Quote(err.Error(), maxQuote) + "): check Endpoint, the local clock, and whether a proxy ends TLS here", refused: true}
@@ -967,8 +991,8 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 		return &tokenError{what: "the reply broke off: " + r.secret.Quote(err.Error(), maxQuote), transient: true}
 	case errors.Is(err, io.EOF):
 		return &tokenError{what: "the connection was closed before a reply came", transient: true}
-	case errors.As(err, &alert):
-		return &tokenError{what: r.secret.Quote(err.Error(), maxQuote) + ": the server refuses the TLS handshake: check Certificate", transient: true}
+	case strings.Contains(err.Error(), "remote error: tls:") && strings.Contains(err.Error(), "certificate"):
+		return &tokenError{what: r.secret.Quote(err.Error(), maxQuote) + ": check Certificate", transient: true}
 	}
 	return &tokenError{what: r.secret.Quote(err.Error(), maxQuote), transient: true}
 }
@@ -1004,11 +1028,13 @@ func (r *requester) explainReply(x *exchange, reply *oauth2.RetrieveError) *toke
 	return e
 }
 
+const redirectHint = "a redirect, which is not followed with credentials: check Endpoint"
+
 // hint returns what a person can do about a reply without a token.
 func (r *requester) hint(status int, code string, html bool) string {
 	switch {
 	case status/100 == 3:
-		return "a redirect, which is not followed with credentials: check Endpoint"
+		return redirectHint
 	case code == "invalid_target":
 		return "check Resource, which has to be configured for the application in Mosaic"
 	case code == "invalid_scope":
@@ -1040,7 +1066,10 @@ var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 // clean returns e without the request, without secrets and bounded. Of a reply
 // that claims success only the error code is left: its body may hold a token.
 func (r *requester) clean(e *oauth2.RetrieveError) *oauth2.RetrieveError {
-	field := func(s string) string { return redact.Cut(r.secret.Text(s), maxField) }
+	field := func(s string) string {
+		// A secret that the first cut leaves half of lies behind the second one.
+		return redact.Cut(r.secret.Text(redact.Cut(s, 16*maxField)), maxField)
+	}
 	c := &oauth2.RetrieveError{
 		Response: &http.Response{
 			Status:        field(e.Response.Status),
@@ -1048,7 +1077,7 @@ func (r *requester) clean(e *oauth2.RetrieveError) *oauth2.RetrieveError {
 			Proto:         e.Response.Proto,
 			ProtoMajor:    e.Response.ProtoMajor,
 			ProtoMinor:    e.Response.ProtoMinor,
-			Header:        make(http.Header, len(e.Response.Header)),
+			Header:        make(http.Header),
 			Body:          http.NoBody,
 			ContentLength: e.Response.ContentLength,
 		},
@@ -1057,16 +1086,21 @@ func (r *requester) clean(e *oauth2.RetrieveError) *oauth2.RetrieveError {
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(e.Response.Header)) {
 		for _, value := range e.Response.Header[name] {
-			name, value := field(name), field(value)
-			if size += len(name) + len(value); size <= maxHeader {
-				c.Response.Header.Add(name, value)
+			if size += len(name) + len(value); size > maxHeader {
+				break
 			}
+			c.Response.Header.Add(field(name), field(value))
 		}
 	}
-	if !errorCode.MatchString(e.ErrorCode) {
+	success := e.Response.StatusCode/100 == 2
+	switch {
+	case errorCode.MatchString(e.ErrorCode):
+	case success && e.ErrorCode != "":
+		c.ErrorCode = redact.Mark
+	default:
 		c.ErrorCode = field(e.ErrorCode)
 	}
-	if e.Response.StatusCode/100 != 2 {
+	if !success {
 		c.ErrorDescription, c.ErrorURI = field(e.ErrorDescription), field(e.ErrorURI)
 		c.Body = []byte(field(string(e.Body)))
 	}

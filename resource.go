@@ -89,14 +89,14 @@ type audience struct {
 type origin struct{ scheme, host string }
 
 const (
-	// A token that is refused within minAge is refused for another reason than
-	// its age or a revocation before it was issued, and one in ten seconds is
-	// what a revoked signing key may cost.
+	// A younger token than minAge is not refused for a revocation that a renewal
+	// would heal.
 	minAge = 10 * time.Second
 
-	// A 401 that does not say invalid_token means something else as a rule; the
-	// minute is what one that is answered for good may cost.
-	minAgeOther = time.Minute
+	// A 401 begins a renewal no more often than this: a minute where it does not
+	// say invalid_token and so means something else as a rule.
+	pauseInvalid = 10 * time.Second
+	pauseOther   = time.Minute
 
 	maxReplayWait = 5 * time.Second // a renewal takes well under one, and somebody waits
 	maxHeldBody   = 64 << 10        // a 401 has a line or two
@@ -141,16 +141,16 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, t.err
 	}
 	if req.URL == nil {
-		return t.own.RoundTrip(req) // which knows best how to refuse that
+		return pass(t.own, req) // which knows best how to refuse that
 	}
 	if why := t.stranger(req); why != "" {
 		t.requester.conf.Logger.DebugContext(req.Context(), "mosaic: request goes without a token",
 			"why", why, "scheme", req.URL.Scheme, "host", req.URL.Host)
-		return t.own.RoundTrip(req)
+		return pass(t.own, req)
 	}
 	sent, authorization := withAuthorization(req)
 	if sent == nil {
-		return t.base().RoundTrip(req)
+		return pass(t.base(), req)
 	}
 	a := t.audienceOf(req.URL.Path)
 	tok, err := a.source.Token(req.Context())
@@ -160,7 +160,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	*authorization = tok.Authorization
 	res, err := t.send(req, sent)
-	if err == nil && res.StatusCode == http.StatusUnauthorized {
+	if err == nil && res != nil && res.StatusCode == http.StatusUnauthorized {
 		return t.unauthorized(a, req, res, tok)
 	}
 	return res, err
@@ -175,6 +175,16 @@ func (t *transport) CloseIdleConnections() {
 	if t.err == nil && t.requester.bound != nil {
 		t.requester.bound.CloseIdleConnections()
 	}
+}
+
+// pass sends req as it is. The response's Request is by what stranger knows how
+// a redirect came about, so it is not left to rt.
+func pass(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
+	res, err := rt.RoundTrip(req)
+	if res != nil {
+		res.Request = req
+	}
+	return res, err
 }
 
 func closeBody(req *http.Request) {
@@ -203,6 +213,8 @@ func (t *transport) stranger(req *http.Request) (why string) {
 			return "a redirect from an origin that is not known led to it"
 		case r.Host != "" && r.Host != r.URL.Host && !sameHost(r.URL.Scheme, r.Host, r.URL.Host):
 			return "its Host is not that of its URL"
+		case !first && (hasAuthorization(r.Header) || r.URL.User != nil):
+			return "the request that was redirected had an Authorization of its own"
 		case r.Response == nil:
 			return ""
 		case r.Response.Request == nil:
@@ -229,6 +241,20 @@ func sameHost(scheme, a, b string) bool {
 	a, errA := canonicalHost(scheme, a)
 	b, errB := canonicalHost(scheme, b)
 	return errA == nil && errB == nil && a == b
+}
+
+func hasAuthorization(h http.Header) bool {
+	for name := range h {
+		if isAuthorization(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// isAuthorization reports whether name, in any case, is the header's.
+func isAuthorization(name string) bool {
+	return len(name) == len("Authorization") && strings.EqualFold(name, "Authorization")
 }
 
 // audienceOf returns the audience of a request with this path.
@@ -264,7 +290,7 @@ func withAuthorization(req *http.Request) (sent *http.Request, authorization *st
 	}{request: *req}
 	all := one.values[:0]
 	for name, values := range req.Header {
-		if len(name) == len("Authorization") && strings.EqualFold(name, "Authorization") {
+		if isAuthorization(name) {
 			return nil, nil
 		}
 		if values == nil { // net/http has a meaning for that
@@ -301,7 +327,7 @@ func (t *transport) unauthorized(a *audience, req *http.Request, res *http.Respo
 		return res, nil
 	}
 	body := req.Body
-	if req.Body != nil && req.GetBody != nil {
+	if req.Body != nil && req.Body != http.NoBody && req.GetBody != nil {
 		if body, err = req.GetBody(); err != nil {
 			return res, nil
 		}
@@ -316,9 +342,9 @@ func (t *transport) unauthorized(a *audience, req *http.Request, res *http.Respo
 func (a *audience) mayRenew(tok *refresh.Token, invalid bool) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	pause := minAgeOther
+	pause := pauseOther
 	if invalid {
-		pause = minAge
+		pause = pauseInvalid
 	}
 	now := time.Now()
 	if now.Sub(tok.Sent) < minAge || !a.renewed.IsZero() && now.Sub(a.renewed) < pause {
@@ -357,7 +383,9 @@ func isRepeatable(req *http.Request) bool {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return true
 	}
-	return req.Header["Idempotency-Key"] != nil || req.Header["X-Idempotency-Key"] != nil
+	_, key := req.Header["Idempotency-Key"]
+	_, xKey := req.Header["X-Idempotency-Key"]
+	return key || xKey
 }
 
 func canRewind(req *http.Request) bool {
@@ -390,6 +418,7 @@ func hold(ctx context.Context, res *http.Response) bool {
 	if body.err != nil || len(body.head) > maxHeldBody {
 		return false
 	}
+	body.err = io.EOF // what Close leaves of the rest is an error
 	body.Close()
 	return true
 }
@@ -399,7 +428,7 @@ type heldBody struct {
 	rest io.ReadCloser
 	read chan struct{} // closed when head and err are there
 	head []byte
-	err  error // that ended head, if it was not the body's end or maxHeldBody
+	err  error // that comes behind head; nil: the rest does
 }
 
 func (b *heldBody) Read(p []byte) (int, error) {

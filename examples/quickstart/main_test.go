@@ -112,7 +112,7 @@ func TestWhatIsWrongIsOneLineThatSaysWhatToDo(t *testing.T) {
 		{"a resource of nobody", map[string]string{"MOSAIC_RESOURCE": "https://orders.acme.com"},
 			"check Resource, which has to be configured for the application in Mosaic"},
 		{"a wrong secret", map[string]string{"MOSAIC_CLIENT_SECRET": "of another environment"},
-			"check ClientID and what authenticates it, and that both belong to this Endpoint"},
+			"check ClientID and ClientSecret, and that both belong to this Endpoint"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -57,6 +57,9 @@ func PublicKey(signer crypto.Signer) (pub crypto.PublicKey, err error) {
 	}()
 
 	// Of a seed, or any slice of 32 bytes or more, Public makes what looks like a key.
+	if p, ok := signer.(*ed25519.PrivateKey); ok {
+		signer = *p
+	}
 	if key, ok := signer.(ed25519.PrivateKey); ok && len(key) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("PrivateKey is an ed25519.PrivateKey of %d bytes; want %d (of a seed, ed25519.NewKeyFromSeed makes one)",
 			len(key), ed25519.PrivateKeySize)
@@ -97,10 +100,13 @@ var methods = map[string]jwt.SigningMethod{
 	"EdDSA": jwt.SigningMethodEdDSA,
 }
 
+// Known reports whether name is that of an algorithm that some key signs by.
+func Known(name string) bool { return methods[name] != nil }
+
 // Algorithm returns name if pub, which [PublicKey] returned, can sign by it.
 // The empty name is RS256 for RSA, ES256 for P-256 and EdDSA for Ed25519.
 func Algorithm(pub crypto.PublicKey, name string) (string, error) {
-	if name != "" && methods[name] == nil {
+	if name != "" && !Known(name) {
 		return "", fmt.Errorf("SigningAlgorithm %.64q is not one of RS256, PS256, ES256, EdDSA", name)
 	}
 	var fit []string // the default first

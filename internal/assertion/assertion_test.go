@@ -363,6 +363,7 @@ func TestAKeyThatCannotSignIsRefusedAtOnce(t *testing.T) {
 		{"empty ECDSA", new(ecdsa.PrivateKey), noPoint},
 		{"empty Ed25519", ed25519.PrivateKey{}, "PrivateKey is an ed25519.PrivateKey of 0 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
 		{"Ed25519 seed", ed25519.PrivateKey(edKey().Seed()), "PrivateKey is an ed25519.PrivateKey of 32 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
+		{"pointer to an Ed25519 seed", pointerTo(ed25519.PrivateKey(edKey().Seed())), "PrivateKey is an ed25519.PrivateKey of 32 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
 		{"empty signer of another type", new(hidden), empty},
 		{"Public panics", panics{}, empty},
 		{"no public key", with(nil), "PrivateKey's public key is of type <nil>" + types},
@@ -789,6 +790,8 @@ func must[T any](v T, err error) T {
 	}
 	return v
 }
+
+func pointerTo[T any](v T) *T { return &v }
 
 func newEC(curve elliptic.Curve) *ecdsa.PrivateKey {
 	return must(ecdsa.GenerateKey(curve, rand.Reader))

@@ -46,10 +46,25 @@ func Of(r Reply) (time.Time, error) {
 		lifetime = exp.Sub(iat)
 	}
 
+	// Does Date say that the clocks agree, or that they do not? Without one,
+	// neither is known, and a token that was handed out before has an old iat.
+	agree, differ := false, false
+	if !r.Date.IsZero() {
+		differ = r.Date.Before(sent.Add(-tolerance)) || r.Date.After(received.Add(tolerance))
+		agree = !differ
+	}
+	skewed := differ || iat.After(received.Add(tolerance)) || !exp.After(received)
+
 	var candidates []time.Time // best first
+	latest := sent.Add(maxLifetime)
 	if !exp.IsZero() {
+		if !skewed || agree {
+			// Nothing makes the token last longer, whatever expires_in says: it
+			// may have been handed out before, and be in its last second.
+			latest = exp.Add(tolerance)
+		}
 		switch {
-		case !skewed(exp, iat, r.Date, sent, received):
+		case !skewed:
 			candidates = append(candidates, exp)
 		case !r.Date.IsZero():
 			moved := exp.Add(sent.Sub(r.Date))
@@ -58,16 +73,16 @@ func Of(r Reply) (time.Time, error) {
 			}
 			candidates = append(candidates, moved)
 		}
-	}
-	if lifetime > 0 {
-		candidates = append(candidates, sent.Add(lifetime))
+		if skewed && lifetime > 0 {
+			candidates = append(candidates, sent.Add(lifetime))
+		}
 	}
 	if r.ExpiresIn > 0 {
 		candidates = append(candidates, sent.Add(r.ExpiresIn))
 	}
 
 	for _, end := range candidates {
-		if l := end.Sub(sent); l >= minLifetime && l <= maxLifetime && end.After(received) {
+		if l := end.Sub(sent); l >= minLifetime && l <= maxLifetime && end.After(received) && !end.After(latest) {
 			return end, nil
 		}
 	}
@@ -76,15 +91,6 @@ func Of(r Reply) (time.Time, error) {
 	}
 	return time.Time{}, fmt.Errorf("the token would end %s after it was asked for, in a reply that took %s: no such lifetime can be true",
 		candidates[0].Sub(sent).Round(time.Millisecond), received.Sub(sent).Round(time.Millisecond))
-}
-
-// skewed reports whether the reply proves that the local clock differs from the
-// server's. A token that was handed out before has an old iat, so that one
-// proves nothing.
-func skewed(exp, iat, date, sent, received time.Time) bool {
-	return !date.IsZero() && (date.Before(sent.Add(-tolerance)) || date.After(received.Add(tolerance))) ||
-		iat.After(received.Add(tolerance)) ||
-		!exp.After(received)
 }
 
 // times returns the exp and iat claims of a JWT, zero where there is none that

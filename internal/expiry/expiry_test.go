@@ -85,6 +85,10 @@ func TestATokenEndsOnTheLocalClock(t *testing.T) {
 		{"a Date 3 h ahead, a proxy's, and no iat", exp(hour), 10 * minute, 3 * hour, 0, 10 * minute},
 
 		{"exp at the next whole second", exp(second), 0, 0, 0, 0},
+		{"exp at the next whole second, full expires_in", minted(-hour + second), hour, 0, 0, 0},
+		{"exp at the next whole second, remaining expires_in", minted(-hour + second), second, 0, 0, second},
+		{"exp long past, by a Date that agrees", minted(-2 * hour), hour, 0, 0, 0},
+		{"exp long past, and no Date", minted(-2 * hour), hour, none, 0, hour},
 		{"exp at the next whole second but one", exp(2 * second), 0, 0, 0, 3 * half},
 		{"a lifetime of a second", jwt(fmt.Sprintf(`{"exp":%d}`, now.Unix()+1)), second, 0, 0, second},
 		{"exp of 0", jwt(`{"exp":0}`), minute, 0, 0, minute},

@@ -9,40 +9,41 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
 	"example.com/mosaic/internal/assertion"
 )
 
-// Leaf returns the leaf of cert, or what is wrong with cert as a client's
-// certificate.
-func Leaf(cert *tls.Certificate) (*x509.Certificate, error) {
+// Problems returns what is wrong with cert as a client's certificate.
+func Problems(cert *tls.Certificate) (problems []error) {
 	if len(cert.Certificate) == 0 {
-		return nil, errors.New("it is empty")
+		return []error{errors.New("it is empty")}
 	}
 	leaf, err := x509.ParseCertificate(cert.Certificate[0])
-	if err != nil {
-		return nil, errors.New("it cannot be parsed")
+	switch {
+	case err != nil:
+		problems = append(problems, errors.New("it cannot be parsed"))
+	case time.Now().After(leaf.NotAfter):
+		problems = append(problems, fmt.Errorf("it has expired: its NotAfter is %s", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	}
-	if time.Now().After(leaf.NotAfter) {
-		return nil, fmt.Errorf("it has expired: its NotAfter is %s", leaf.NotAfter.UTC().Format(time.RFC3339))
-	}
+
 	if cert.PrivateKey == nil {
-		return nil, errors.New("it has no private key")
+		return append(problems, errors.New("it has no private key"))
 	}
 	signer, ok := cert.PrivateKey.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("its private key is a %T, which is no crypto.Signer", cert.PrivateKey)
+		return append(problems, fmt.Errorf("its private key is a %T, which is no crypto.Signer", cert.PrivateKey))
 	}
 	pub, err := assertion.PublicKey(signer)
-	if err != nil {
-		return nil, fmt.Errorf("its %w", err) // "PrivateKey is …"
+	switch {
+	case err != nil:
+		problems = append(problems, fmt.Errorf("its %w", err)) // "PrivateKey is …"
+	case leaf != nil && !SameKey(pub, leaf.PublicKey):
+		problems = append(problems, errors.New("its private key does not match it"))
 	}
-	if !SameKey(pub, leaf.PublicKey) {
-		return nil, errors.New("its private key does not match it")
-	}
-	return leaf, nil
+	return problems
 }
 
 // SameKey reports whether two public keys are one.
@@ -71,6 +72,8 @@ func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error
 	if t.DialTLS != nil || t.DialTLSContext != nil {
 		return nil, errors.New("needs an HTTP client whose Transport has neither DialTLS nor DialTLSContext: the certificate could not be presented")
 	}
+	guarded := *cert
+	guarded.PrivateKey = guardedSigner{cert.PrivateKey.(crypto.Signer)}
 	clone := t.Clone()
 	// An entry that was set by hand, as http2.ConfigureTransport does, leads the
 	// clone into t's connections, which were opened without cert. Where t spoke
@@ -91,8 +94,36 @@ func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error
 	clone.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		// Whatever CAs the server names: from Certificates, Go would send
 		// nothing if none of them matched.
-		return cert, nil
+		return &guarded, nil
 	}
 	clone.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // a session of base's would be resumed without cert
+	if clone.IdleConnTimeout == 0 {
+		clone.IdleConnTimeout = maxIdle
+	}
 	return clone, nil
+}
+
+// maxIdle is when a clone closes its idle connections if base never does: nobody
+// closes a clone. It is http.DefaultTransport's.
+const maxIdle = 90 * time.Second
+
+// A guardedSigner turns a panic into an error: net/http shakes hands in a
+// goroutine of its own, where it would end the process.
+type guardedSigner struct{ crypto.Signer }
+
+func (g guardedSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) (signature []byte, err error) {
+	defer recoverSign(&err)
+	return g.Signer.Sign(rand, digest, opts)
+}
+
+// SignMessage makes it a crypto.MessageSigner, as the Signer may be.
+func (g guardedSigner) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) (signature []byte, err error) {
+	defer recoverSign(&err)
+	return crypto.SignMessage(g.Signer, rand, message, opts)
+}
+
+func recoverSign(err *error) {
+	if recover() != nil { // its value may hold anything, a key too
+		*err = errors.New("the private key of Certificate panicked while signing")
+	}
 }

@@ -10,12 +10,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,8 +37,8 @@ func TestACertificatesEndIsItsNotAfter(t *testing.T) {
 		} {
 			time.Sleep(tt.after - time.Since(cert.Leaf.NotAfter.Add(-time.Hour)))
 			got := ""
-			if _, err := Leaf(cert); err != nil {
-				got = err.Error()
+			if problems := Problems(cert); problems != nil {
+				got = errors.Join(problems...).Error()
 			}
 			if got != tt.want {
 				t.Errorf("after %v: got %q; want %q", tt.after, got, tt.want)
@@ -44,20 +47,16 @@ func TestACertificatesEndIsItsNotAfter(t *testing.T) {
 	})
 }
 
-func TestLeafIsThatOfTheCertificateThatIsPresented(t *testing.T) {
+func TestProblemsAreThoseOfTheCertificateThatIsPresented(t *testing.T) {
 	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
 	stale := *cert
 	stale.Leaf = issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour)).Leaf
-	leaf, err := Leaf(&stale)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !leaf.Equal(cert.Leaf) {
-		t.Error("got what the field Leaf holds; want what is in Certificate")
+	if problems := Problems(&stale); problems != nil {
+		t.Errorf("got %q; want none, whatever the field Leaf holds", problems)
 	}
 }
 
-func TestLeafTakesTheKeysOfCertificates(t *testing.T) {
+func TestCertificatesHaveKeysOfMoreKinds(t *testing.T) {
 	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -74,8 +73,8 @@ func TestLeafTakesTheKeysOfCertificates(t *testing.T) {
 		"Ed25519": edKey,
 		"hidden":  struct{ crypto.Signer }{edKey},
 	} {
-		if _, err := Leaf(issue(t, key, time.Now().Add(time.Hour))); err != nil {
-			t.Errorf("%s: %v", name, err)
+		if problems := Problems(issue(t, key, time.Now().Add(time.Hour))); problems != nil {
+			t.Errorf("%s: %q", name, problems)
 		}
 	}
 }
@@ -228,4 +227,40 @@ func newEC(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return key
+}
+
+// rogue is a certificate's key that panics when it is to sign.
+type rogue struct{ crypto.Signer }
+
+func (rogue) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { panic("key") }
+
+func TestAPanicOfTheCertificatesKeyIsAnError(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	cert := *issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
+	cert.PrivateKey = rogue{cert.PrivateKey.(crypto.Signer)}
+	bound, err := Bind(srv.Client().Transport, &cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = (&http.Client{Transport: bound}).Get(srv.URL)
+	if want := "the private key of Certificate panicked while signing"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v; want %q", err, want)
+	}
+}
+
+func TestACloneClosesItsIdleConnectionsInTheEnd(t *testing.T) {
+	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
+	for base, want := range map[time.Duration]time.Duration{0: 90 * time.Second, time.Second: time.Second} {
+		bound, err := Bind(&http.Transport{IdleConnTimeout: base}, cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bound.IdleConnTimeout != want {
+			t.Errorf("of a base with %s: got %s; want %s", base, bound.IdleConnTimeout, want)
+		}
+	}
 }

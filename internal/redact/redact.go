@@ -58,13 +58,16 @@ func (r *Redactor) Quote(s string, n int) string { return Quote(r.Text(s), n) }
 // it may escape that once more.
 func spellings(secret string) *regexp.Regexp {
 	var b strings.Builder
-	for _, c := range secret {
+	for len(secret) > 0 {
+		c, size := utf8.DecodeRuneInString(secret)
+		octets := secret[:size] // of c, or one that is no UTF-8
+		secret = secret[size:]
 		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
 			b.WriteRune(c)
 			continue
 		}
 		percent := ""
-		for _, octet := range []byte(string(c)) {
+		for _, octet := range []byte(octets) {
 			percent += escaped('%') + fmt.Sprintf("(?i:%02x)", octet)
 		}
 		b.WriteString("(?:" + escaped(c) + "|" + percent)

@@ -180,3 +180,9 @@ func TestASecretIsTakenOutBeforeTheTextIsCut(t *testing.T) {
 		t.Errorf("got %s; want %s", got, want)
 	}
 }
+
+func TestASecretThatIsNotUTF8IsFoundInAForm(t *testing.T) {
+	if got := redact.New("p\xe4ssword-1234").Text("x=p%E4ssword-1234&y"); got != "x=[redacted]&y" {
+		t.Errorf("got a text of %d bytes; want x=[redacted]&y", len(got))
+	}
+}

@@ -82,6 +82,7 @@ type Source struct {
 	deadFailures int       // those of them that left callers without a token
 	err          error     // the last of them
 	pausedUntil  time.Time // no renewal before
+	askedUntil   time.Time // nor before this, as the endpoint has asked
 	warned       time.Time
 }
 
@@ -145,7 +146,8 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 			s.mu.Unlock()
 			return h.take(), nil
 		}
-		if s.renewal == nil && s.deadFailures > 0 && now.Before(s.pausedUntil) {
+		// A pause that was made while a token was good does not count.
+		if s.renewal == nil && (s.deadFailures > 0 && now.Before(s.pausedUntil) || now.Before(s.askedUntil)) {
 			err := s.err
 			s.mu.Unlock()
 			return nil, err
@@ -227,11 +229,14 @@ func (r *Renewal) Wait(ctx context.Context) (*Token, error) {
 	}
 }
 
-// renew begins a renewal in the background, if none is under way.
+// renew begins a renewal in the background, if none is under way. In a pause it
+// leaves that to the timer, which is set for the pause's end.
 func (s *Source) renew() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.join()
+	if !time.Now().Before(s.pausedUntil) {
+		s.join()
+	}
 }
 
 // join returns the renewal that is under way, beginning one if there is none.
@@ -241,7 +246,7 @@ func (s *Source) join() *Renewal {
 		return s.renewal
 	}
 	r := &Renewal{done: make(chan struct{})}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
 	if h := s.current.Load(); h != nil {
 		left := h.left(time.Now())
 		r.ahead = left > 0
@@ -309,7 +314,8 @@ func (s *Source) adopt(tok *Token, now time.Time) *held {
 		due:    tok.Lifetime/3 + rand.N(tok.Lifetime/15),
 		margin: min(maxMargin, tok.Lifetime/10),
 	}
-	s.failures, s.deadFailures, s.err, s.pausedUntil = 0, 0, nil, time.Time{}
+	s.failures, s.deadFailures, s.err = 0, 0, nil
+	s.pausedUntil, s.askedUntil = time.Time{}, time.Time{}
 	s.current.Store(h)
 	s.failing.Store(false)
 	s.arm(h.left(now) - h.due)
@@ -345,7 +351,7 @@ func (s *Source) fail(r *Renewal, now time.Time) (report func(time.Duration)) {
 		pause = pause*3/4 + rand.N(pause/2)
 	}
 	pause = max(pause, retryAfter)
-	s.pausedUntil = now.Add(pause)
+	s.pausedUntil, s.askedUntil = now.Add(pause), now.Add(retryAfter)
 	if h != nil {
 		s.arm(max(pause, h.left(now)-h.due)) // Renew may have failed before the token fell due
 	}
@@ -386,7 +392,13 @@ func (s *Source) tick() {
 	if h == nil || !h.used.Load() {
 		return
 	}
-	if left := h.left(time.Now()); left > 0 && left <= h.due {
+	switch left := h.left(time.Now()); {
+	case left > h.due: // the wall clock was set back
+		h.renewing.Store(false)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.arm(left - h.due)
+	case left > 0:
 		h.renewing.Store(true)
 		s.renew()
 	}

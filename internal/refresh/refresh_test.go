@@ -567,6 +567,95 @@ func TestARenewThatFailsCostsOneRequestAndNoTimer(t *testing.T) {
 	})
 }
 
+func TestARenewThatFailsDoesNotMakeADueTokenDisregardARetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &endpoint{lifetime: 10 * time.Minute} // due after 6 minutes to 6:40
+		s := refresh.New(e.fetch, nowhere)
+		want(t, s, "t1")
+		old, _ := s.Token(t.Context())
+		time.Sleep(6*time.Minute - 1)
+		e.fail(failure{retryAfter: time.Minute})
+		if _, err := s.Renew(old, func() bool { return true }).Wait(t.Context()); err == nil {
+			t.Fatal("the renewal did not fail")
+		}
+		e.fail(nil)
+		for range 60 {
+			want(t, s, "t1")
+			e.wantFetches(t, 2)
+			time.Sleep(time.Second)
+		}
+		e.wantFetches(t, 3) // by the timer
+		want(t, s, "t3")
+	})
+}
+
+func TestARetryAfterIsMindedBeyondTheTokensEnd(t *testing.T) {
+	for _, tt := range []struct{ retryAfter, want time.Duration }{
+		{55 * time.Second, 55 * time.Second},
+		{time.Minute, time.Minute},
+		{24 * time.Hour, time.Minute},
+	} {
+		t.Run(tt.retryAfter.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &endpoint{lifetime: 100 * time.Second}
+				s := refresh.New(e.fetch, nowhere)
+				want(t, s, "t1")
+				old, _ := s.Token(t.Context())
+				time.Sleep(50 * time.Second)
+				e.fail(failure{retryAfter: tt.retryAfter})
+				s.Renew(old, func() bool { return true })
+				synctest.Wait()
+				e.fail(nil)
+				time.Sleep(50*time.Second - 1)
+				want(t, s, "t1")
+				time.Sleep(1 * time.Nanosecond)
+				want(t, s, "") // its end
+				time.Sleep(tt.want - 50*time.Second - 1)
+				want(t, s, "")
+				e.wantFetches(t, 2)
+				time.Sleep(1 * time.Nanosecond)
+				want(t, s, "t3")
+			})
+		})
+	}
+}
+
+func TestAWallClockThatIsSetForwardAndBackStopsNoRenewal(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		t.Run(fmt.Sprint("set forward again: ", again), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := &endpoint{lifetime: time.Hour}
+				s := refresh.New(e.fetch, nowhere)
+				want(t, s, "t1")
+				tok, _ := s.Token(t.Context())
+				time.Sleep(10 * time.Minute)
+
+				end, early := tok.Expiry, tok.Expiry.Add(-45*time.Minute)
+				tok.Expiry = early // as if now were later
+				e.fail(errors.New("out of order"))
+				want(t, s, "t1")
+				e.wantFetches(t, 2)
+				tok.Expiry = end
+				e.fail(nil)
+				time.Sleep(2 * time.Second) // over the pause
+
+				if again {
+					tok.Expiry = early
+					want(t, s, "t1")
+					synctest.Wait()
+					want(t, s, "t3")
+					return
+				}
+				time.Sleep(26*time.Minute - 3*time.Second)
+				e.wantFetches(t, 2)
+				time.Sleep(4*time.Minute + 2*time.Second)
+				e.wantFetches(t, 3)
+				want(t, s, "t3")
+			})
+		})
+	}
+}
+
 func TestWhatARenewalBringsCountsAsUsedOnlyOnceItIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpoint{lifetime: time.Hour}

@@ -936,7 +936,11 @@ func (e *tokenError) RetryAfter() time.Duration { return e.retryAfter }
 
 // endedBy returns e as the error of a request that its caller's context ended.
 func (e *tokenError) endedBy(cause error) *tokenError {
-	return &tokenError{url: e.url, attempts: e.attempts, what: cause.Error() + " (last: " + e.what + ")", cause: errors.Join(cause, e.cause)}
+	what := cause.Error()
+	if e.cause != nil { // there was a reply, or a signer's error
+		what += " (last: " + e.what + ")"
+	}
+	return &tokenError{url: e.url, attempts: e.attempts, what: what, cause: errors.Join(cause, e.cause)}
 }
 
 // explain returns what went wrong with an exchange that x/oauth2 ended with err.

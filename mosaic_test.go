@@ -27,6 +27,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -656,6 +657,10 @@ func TestErrorsIsFindsTheCallersContextAndOnlyThat(t *testing.T) {
 	unavailable := roundTrip(func(r *http.Request) (*http.Response, error) {
 		return &http.Response{Status: "503 Service Unavailable", StatusCode: 503, Header: http.Header{"Retry-After": {"5"}}, Body: http.NoBody}, nil
 	})
+	late := roundTrip(func(r *http.Request) (*http.Response, error) {
+		time.Sleep(3 * time.Second)
+		return unavailable(r)
+	})
 	const unavailableText = `"503 Service Unavailable": a fault on Mosaic's side, or on the way there; it asks to wait 5s`
 	for _, tt := range []struct {
 		name      string
@@ -664,11 +669,13 @@ func TestErrorsIsFindsTheCallersContextAndOnlyThat(t *testing.T) {
 		want      error
 		text      string
 	}{
-		{"cancelled during an attempt", hang, cancelAfter(3 * time.Second), context.Canceled, ": context canceled (last: no reply in time)"},
+		{"cancelled while the reply came", late, cancelAfter(3 * time.Second), context.Canceled, `: context canceled (last: ` + unavailableText + ")"},
+		{"a deadline that passes while the reply comes", late, deadlineAfter(3 * time.Second), context.DeadlineExceeded, `: context deadline exceeded (last: ` + unavailableText + ")"},
+		{"cancelled during an attempt", hang, cancelAfter(3 * time.Second), context.Canceled, ": context canceled"},
 		{"cancelled between attempts", unavailable, cancelAfter(3 * time.Second), context.Canceled, `: context canceled (last: ` + unavailableText + ")"},
-		{"a deadline during an attempt", hang, deadlineAfter(3 * time.Second), context.DeadlineExceeded, ": context deadline exceeded (last: no reply in time)"},
+		{"a deadline during an attempt", hang, deadlineAfter(3 * time.Second), context.DeadlineExceeded, ": context deadline exceeded"},
 		{"a deadline that a pause does not fit into", unavailable, deadlineAfter(3 * time.Second), nil, ": " + unavailableText},
-		{"a deadline in the second attempt", hang, deadlineAfter(15 * time.Second), context.DeadlineExceeded, " (2 attempts): context deadline exceeded (last: no reply in time)"},
+		{"a deadline in the second attempt", hang, deadlineAfter(15 * time.Second), context.DeadlineExceeded, " (2 attempts): context deadline exceeded"},
 		{"a deadline that is never reached", unavailable, deadlineAfter(time.Hour), nil, " (3 attempts): " + unavailableText},
 		{"a transport that says so", func(*http.Request) (*http.Response, error) {
 			return nil, fmt.Errorf("a pool of its own: %w, %w", context.Canceled, context.DeadlineExceeded)
@@ -691,6 +698,12 @@ func TestErrorsIsFindsTheCallersContextAndOnlyThat(t *testing.T) {
 				if !errors.As(err, &timeout) || timeout.Timeout() != (tt.want == context.DeadlineExceeded) {
 					t.Errorf("got a timeout: %t; want it where the caller's deadline has passed", tt.want != context.DeadlineExceeded)
 				}
+				var reply *oauth2.RetrieveError
+				if found, want := errors.As(err, &reply), strings.Contains(tt.text, unavailableText); found != want {
+					t.Errorf("errors.As finds the last reply: got %t; want %t", found, want)
+				} else if found && reply.Response.StatusCode != http.StatusServiceUnavailable {
+					t.Errorf("errors.As finds a reply of status %d; want that of the last", reply.Response.StatusCode)
+				}
 				if ctx.Err() != tt.want {
 					t.Errorf("the call ended when its context had %v; want %v", ctx.Err(), tt.want)
 				}
@@ -708,7 +721,7 @@ func TestADeadlineThatTheNetworkNoticesFirst(t *testing.T) {
 			return nil, errors.New("i/o timeout")
 		})), time.Now().Add(3 * time.Second)}
 		_, err := conf().Token(ctx)
-		if want := failed + ": context deadline exceeded (last: no reply in time)"; !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
+		if want := failed + ": context deadline exceeded"; !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
 			t.Errorf("got  %v\nwant %s", err, want)
 		}
 	})
@@ -802,6 +815,10 @@ func TestErrorsSayWhatHappenedAndWhatToDo(t *testing.T) {
 			`: "400 Bad Request", error "Odd\a Error", "a\nb"`, &oauth2.RetrieveError{ErrorCode: "Odd\a Error", ErrorDescription: "a\nb"}},
 		{"an error with status 200", answer("200 OK", jsonType, `{"error":"invalid_request","error_description":"d"}`),
 			`: "200 OK", error "invalid_request"`, &oauth2.RetrieveError{ErrorCode: "invalid_request"}},
+		{"server_error with status 200", answer("200 OK", jsonType, `{"error":"server_error"}`),
+			`: "200 OK", error "server_error"`, &oauth2.RetrieveError{ErrorCode: "server_error"}},
+		{"words in an error's place with status 200", answer("200 OK", jsonType, `{"error":"some text with blanks"}`),
+			`: "200 OK", error "[redacted]"`, &oauth2.RetrieveError{ErrorCode: "[redacted]"}},
 		{"a firewall's page", answer("403 Forbidden", "text/html; charset=utf-8", "<html>no</html>"),
 			`: "403 Forbidden": an HTML page: does a proxy or a firewall answer in Mosaic's place?`, &oauth2.RetrieveError{}},
 		{"64 KiB of HTML", answer("403 Forbidden", "text/html", big),
@@ -830,6 +847,10 @@ func TestErrorsSayWhatHappenedAndWhatToDo(t *testing.T) {
 		{"an end that has been", ok("opaque", `"expires_in":-60`), `: the reply holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, nil},
 		{"an end in a thousand years", ok("opaque", `"expires_in":2147483647`), `: the reply holds no usable token: the token would end 596523h14m7s after it was asked for, in a reply that took 0s: no such lifetime can be true`, nil},
 		{"DPoP", ok("opaque", `"expires_in":60,"token_type":"DPoP"`), `: the reply holds no usable token: its token_type is "DPoP", not Bearer`, nil},
+		{"N_A", ok("opaque", `"expires_in":60,"token_type":"N_A"`), `: the reply holds no usable token: its token_type is "N_A", not Bearer`, nil},
+		{"a token_type of more than a word", ok("opaque", `"expires_in":60,"token_type":"Bearer token"`), `: the reply holds no usable token: its token_type is not Bearer`, nil},
+		{"a token_type with digits", ok("opaque", `"expires_in":60,"token_type":"s3cr3t"`), `: the reply holds no usable token: its token_type is not Bearer`, nil},
+		{"a token_type of 13 letters", ok("opaque", `"expires_in":60,"token_type":"abcdefghijklm"`), `: the reply holds no usable token: its token_type is not Bearer`, nil},
 		{"a line end in the token", ok(`a\n`, `"expires_in":60`), `: the reply holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, nil},
 		{"an equals sign within the token", ok(`a=b`, `"expires_in":60`), `: the reply holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, nil},
 		{"a token of 16 KiB and a byte", ok(strings.Repeat("a", 16385), `"expires_in":60`), `: the reply holds no usable token: it has 16385 bytes, more than any header takes`, nil},
@@ -908,6 +929,41 @@ func TestARoundTripperMayGiveNoBodyOrNothing(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A transport may use x/oauth2 itself, for a proxy that wants a token.
+func TestATransportMayFailWithARetrieveErrorOfItsOwn(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		own  *oauth2.RetrieveError
+		want string
+	}{
+		{"with a response", &oauth2.RetrieveError{Response: &http.Response{Status: "401 Unauthorized", StatusCode: 401}}, `"oauth2: cannot fetch token: 401 Unauthorized\nResponse: "`},
+		{"without one", &oauth2.RetrieveError{ErrorCode: "invalid_grant", ErrorDescription: "the proxy's"}, `"oauth2: \"invalid_grant\" \"the proxy's\""`},
+	} {
+		for _, reply := range []struct {
+			name, want string
+			rt         roundTrip
+		}{
+			{"of the request", "", func(*http.Request) (*http.Response, error) { return nil, tt.own }},
+			{"of the body", "the reply broke off: ", func(*http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(tt.own))}, nil
+			}},
+		} {
+			t.Run(tt.name+" "+reply.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					_, err := conf().Token(withTransport(t, reply.rt))
+					if want := failed + " (3 attempts): " + reply.want + tt.want; err == nil || err.Error() != want {
+						t.Errorf("got  %v\nwant %s", err, want)
+					}
+					var found *oauth2.RetrieveError
+					if errors.As(err, &found) {
+						t.Error("errors.As finds it; want none, for it is not the token endpoint's")
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestTokensThatAreAccepted(t *testing.T) {
@@ -1032,10 +1088,13 @@ func TestNoErrorHoldsTheBodyOfASuccess(t *testing.T) {
 		answer("200 OK", "text/html", body),
 		answer("200 OK", "application/json", body),
 		answer("200 OK", "application/json", `{"token_type":"`+body+`"}`),
+		answer("200 OK", "application/json", `{"access_token":"opaque","expires_in":60,"token_type":"`+body+`"}`),
 		answer("200 OK", "application/json", `{"access_token":"`+body+`"}`),
 		answer("200 OK", "application/json", `{"access_token":"`+body+` ","expires_in":60}`),
 		answer("200 OK", "application/json", `{"access_token":"`+body+`","expires_in":"`+body+`"}`),
 		answer("201 Created", "application/json", `{"error":"e","error_description":"`+body+`","error_uri":"`+body+`"}`),
+		answer("200 OK", "application/json", `{"error":"words and `+body+`"}`),
+		answer("200 OK", "text/plain", "error="+body),
 		answer("200 OK", "text/plain", "x=%zz"+body),
 	} {
 		s := &stub{replies: []string{reply}}

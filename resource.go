@@ -141,16 +141,16 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, t.err
 	}
 	if req.URL == nil {
-		return pass(t.own, req) // which knows best how to refuse that
+		return send(t.own, req, req) // which knows best how to refuse that
 	}
 	if why := t.stranger(req); why != "" {
 		t.requester.conf.Logger.DebugContext(req.Context(), "mosaic: request goes without a token",
 			"why", why, "scheme", req.URL.Scheme, "host", req.URL.Host)
-		return pass(t.own, req)
+		return send(t.own, req, req)
 	}
 	sent, authorization := withAuthorization(req)
 	if sent == nil {
-		return pass(t.base(), req)
+		return send(t.base(), req, req)
 	}
 	a := t.audienceOf(req.URL.Path)
 	tok, err := a.source.Token(req.Context())
@@ -159,7 +159,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	*authorization = tok.Authorization
-	res, err := t.send(req, sent)
+	res, err := send(t.base(), req, sent)
 	if err == nil && res != nil && res.StatusCode == http.StatusUnauthorized {
 		return t.unauthorized(a, req, res, tok)
 	}
@@ -175,16 +175,6 @@ func (t *transport) CloseIdleConnections() {
 	if t.err == nil && t.requester.bound != nil {
 		t.requester.bound.CloseIdleConnections()
 	}
-}
-
-// pass sends req as it is. The response's Request is by what stranger knows how
-// a redirect came about, so it is not left to rt.
-func pass(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
-	res, err := rt.RoundTrip(req)
-	if res != nil {
-		res.Request = req
-	}
-	return res, err
 }
 
 func closeBody(req *http.Request) {
@@ -268,10 +258,11 @@ func (t *transport) audienceOf(path string) *audience {
 	return t.audience
 }
 
-// send sends a request in the place of req. The response is req's own: nobody
-// sees the request that holds the token.
-func (t *transport) send(req, sent *http.Request) (*http.Response, error) {
-	res, err := t.base().RoundTrip(sent)
+// send sends req, or a copy in its place. The response's Request is req itself:
+// nobody sees the one that holds the token, and stranger knows by it how a
+// redirect came about, whatever rt says.
+func send(rt http.RoundTripper, req, sent *http.Request) (*http.Response, error) {
+	res, err := rt.RoundTrip(sent)
 	if res != nil {
 		res.Request = req
 	}
@@ -335,7 +326,7 @@ func (t *transport) unauthorized(a *audience, req *http.Request, res *http.Respo
 	again, authorization := withAuthorization(req)
 	*authorization = next.Authorization
 	again.Body = body
-	return t.send(req, again)
+	return send(t.base(), req, again)
 }
 
 // mayRenew reports whether a 401 to tok may begin a renewal now, and counts it.

@@ -303,6 +303,8 @@ func TestValidateFindsWhatIsWrongWithKeysAndCertificates(t *testing.T) {
 		{"a nil ed25519.PrivateKey", key(ed25519.PrivateKey(nil), ""), "PrivateKey is an ed25519.PrivateKey of 0 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)"},
 		{"an empty *rsa.PrivateKey", key(&rsa.PrivateKey{}, ""), unreadable},
 		{"an empty *ecdsa.PrivateKey", key(&ecdsa.PrivateKey{}, ""), "PrivateKey is an ECDSA key that is no point on P-256, P-384 or P-521"},
+		{"a nil *rsa.PrivateKey by HS256", key((*rsa.PrivateKey)(nil), "HS256"), unreadable + `; SigningAlgorithm "HS256" is not one of RS256, PS256, ES256, EdDSA`},
+		{"a nil *rsa.PrivateKey by ES256, which may be right", key((*rsa.PrivateKey)(nil), "ES256"), unreadable},
 		{"a signer without a public key", key(authPublic{}, ""), "PrivateKey's public key is of type <nil>; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey"},
 		{"KeyID, SigningAlgorithm and AssertionAudience without a key", func(c *mosaic.Config) {
 			c.ClientSecret, c.KeyID, c.SigningAlgorithm, c.AssertionAudience = "s", "kid-1", "ES256", "https://example.com"
@@ -315,6 +317,15 @@ func TestValidateFindsWhatIsWrongWithKeysAndCertificates(t *testing.T) {
 		{"an empty certificate", func(c *mosaic.Config) { c.Certificate = new(tls.Certificate) }, "Certificate: it is empty"},
 		{"a certificate of noise", with(func(c *tls.Certificate) { c.Certificate = [][]byte{{1}} }), "Certificate: it cannot be parsed"},
 		{"an expired certificate", func(c *mosaic.Config) { c.Certificate = expired }, "Certificate: it has expired: its NotAfter is " + ended.Format(time.RFC3339)},
+		{"an expired certificate without a private key", func(c *mosaic.Config) {
+			c.Certificate = &tls.Certificate{Certificate: expired.Certificate}
+		}, "Certificate: it has expired: its NotAfter is " + ended.Format(time.RFC3339) + "; Certificate: it has no private key"},
+		{"an expired certificate with another's private key", func(c *mosaic.Config) {
+			c.Certificate = &tls.Certificate{Certificate: expired.Certificate, PrivateKey: authNewEC(t)}
+		}, "Certificate: it has expired: its NotAfter is " + ended.Format(time.RFC3339) + "; Certificate: its private key does not match it"},
+		{"a certificate of noise without a private key", func(c *mosaic.Config) {
+			c.Certificate = &tls.Certificate{Certificate: [][]byte{{1}}}
+		}, "Certificate: it cannot be parsed; Certificate: it has no private key"},
 		{"a certificate without a private key", with(func(c *tls.Certificate) { c.PrivateKey = nil }), "Certificate: it has no private key"},
 		{"a certificate with another's private key", with(func(c *tls.Certificate) { c.PrivateKey = authNewEC(t) }), "Certificate: its private key does not match it"},
 		{"a certificate with a key of another type", with(func(c *tls.Certificate) { c.PrivateKey = authEd() }), "Certificate: its private key does not match it"},
@@ -412,6 +423,74 @@ func TestASignerThatFails(t *testing.T) {
 			})
 		}
 	}
+}
+
+// authCode is an error of a KMS.
+type authCode int
+
+func (c authCode) Error() string { return fmt.Sprint("code ", int(c)) }
+
+func TestASignersOwnDeadlineIsNotTheCallers(t *testing.T) {
+	locked := errors.New("the HSM is locked")
+	for _, end := range []error{context.DeadlineExceeded, context.Canceled} {
+		authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+			conf := authKeyClient(t, srv, authSigner{authEC(), func() error { return errors.Join(end, locked, authCode(7)) }})
+			ctx := srv.Context(t.Context())
+			for name, token := range map[string]func() (*oauth2.Token, error){
+				"Config":      func() (*oauth2.Token, error) { return conf.Token(ctx) },
+				"TokenSource": conf.TokenSource(ctx).Token,
+			} {
+				_, err := token()
+				if err == nil || !strings.Contains(err.Error(), end.Error()) {
+					t.Fatalf("%s: got %v; want the signer's error", name, err)
+				}
+				if errors.Is(err, end) {
+					t.Errorf("%s: errors.Is finds %q, which is not the caller's", name, end)
+				}
+				var timeout interface{ Timeout() bool }
+				if errors.As(err, &timeout) && timeout.Timeout() {
+					t.Errorf("%s, %q: got a timeout", name, end)
+				}
+				var code authCode
+				if !errors.Is(err, locked) || !errors.As(err, &code) || code != 7 {
+					t.Errorf("%s: got %v, without the other errors of the signer", name, err)
+				}
+			}
+		})
+	}
+}
+
+func TestAnAssertionIsFreshHoweverLongItWaitedForTheSigner(t *testing.T) {
+	authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+		conf := authKeyClient(t, srv, authSigner{authEC(), func() error {
+			time.Sleep(2 * time.Second)
+			return nil
+		}})
+		ctx := srv.Context(t.Context())
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if _, err := conf.Token(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := len(srv.TokenRequests()); n != 4 {
+			t.Errorf("got %d requests; want 4", n)
+		}
+		for i, req := range srv.TokenRequests() {
+			_, claims := authAssertion(t, req)
+			iat, err := claims.GetIssuedAt()
+			if err != nil {
+				t.Fatal(err)
+			}
+			// It is dated back by 10 s, to the second.
+			if age := req.Time.Sub(iat.Time); age > 13*time.Second {
+				t.Errorf("assertion %d arrived %s after its iat; want 13s at most", i, age)
+			}
+		}
+	})
 }
 
 func TestASignerThatHangsCostsOneGoroutine(t *testing.T) {
@@ -572,6 +651,54 @@ func TestAClockThatIsPutRightIsNoticed(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestAWrongDateIsNotBelievedForGood(t *testing.T) {
+	for _, off := range []time.Duration{2 * time.Minute, -2 * time.Minute} {
+		t.Run(off.String(), func(t *testing.T) {
+			authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+				conf := authKeyClient(t, srv, authEC())
+				source := conf.TokenSource(authContext(authRoundTripper(func(req *http.Request) (*http.Response, error) {
+					res, err := srv.Client().Transport.RoundTrip(req)
+					if err == nil { // a proxy stamps it
+						res.Header.Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
+					}
+					return res, err
+				})))
+				srv.FailNext(1, mosaictest.Fault{Status: 401, Header: http.Header{"Content-Type": {"application/json"}}, Body: `{"error":"invalid_client"}`})
+				if _, err := source.Token(); err == nil {
+					t.Fatal("got a token in spite of the refusal, which the Date does not explain")
+				}
+				time.Sleep(time.Minute)
+				if _, err := source.Token(); err != nil {
+					t.Errorf("later: got %v; want a token", err)
+				}
+				var statuses []int
+				for _, req := range srv.TokenRequests() {
+					statuses = append(statuses, req.Status)
+				}
+				if want := []int{401, 401, 200}; !slices.Equal(statuses, want) {
+					t.Errorf("got answers %v; want %v: a second try by the Date, then by the own clock", statuses, want)
+				}
+			})
+		})
+	}
+}
+
+func TestADateIsNotOffBecauseTheReplyWasSlow(t *testing.T) {
+	for _, latency := range []struct{ before, after time.Duration }{{7 * time.Second, 0}, {0, 7 * time.Second}} {
+		authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+			srv.SetLatency(latency.before, latency.after)
+			conf := &mosaic.Config{ClientID: "nobody", PrivateKey: authEC(), Endpoint: srv.Endpoint()}
+			_, err := conf.Token(srv.Context(t.Context()))
+			if n := len(srv.TokenRequests()); n != 1 {
+				t.Errorf("%v: got %d requests; want one", latency, n)
+			}
+			if err == nil || strings.Contains(err.Error(), "clock") {
+				t.Errorf("%v: got %v; want a refusal, and nothing of clocks", latency, err)
+			}
+		})
+	}
 }
 
 func TestASecondRequestForTheClocksSakeIsNoFurtherAttempt(t *testing.T) {
@@ -878,6 +1005,30 @@ func TestATokenThatIsBoundToAnotherCertificateIsRefused(t *testing.T) {
 			t.Errorf("a client that presents no certificate: got %v; want the token, for others to judge", err)
 		}
 	})
+}
+
+func TestACertificatesKeyThatPanicsIsAnError(t *testing.T) {
+	for _, key := range []crypto.Signer{authRSA(), authEC(), authEd()} {
+		t.Run(fmt.Sprintf("%T", key), func(t *testing.T) {
+			authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+				cert := authCert(t, "acme", key, nil)
+				cert.PrivateKey = authSigner{key, func() error { panic("open\nsesame") }}
+				conf := &mosaic.Config{ClientID: "acme", Certificate: cert, Endpoint: srv.Endpoint()}
+				ctx := srv.Context(t.Context())
+				for name, token := range map[string]func() (*oauth2.Token, error){
+					"Config":      func() (*oauth2.Token, error) { return conf.Token(ctx) },
+					"TokenSource": conf.TokenSource(ctx).Token,
+				} {
+					_, err := token()
+					want := "mosaic: token request to https://example.com/cis/oidc/token failed (3 attempts): " +
+						`"tls: failed to sign handshake: the private key of Certificate panicked while signing"`
+					if err == nil || err.Error() != want {
+						t.Errorf("%s: got  %v\nwant %s", name, err, want)
+					}
+				}
+			})
+		})
+	}
 }
 
 func TestTheCertificateGoesToKnownOriginsOnly(t *testing.T) {

@@ -685,6 +685,166 @@ func TestARedirectOfAnUnknownRequestGetsNoToken(t *testing.T) {
 	}
 }
 
+func TestARedirectOfARequestWithItsOwnAuthorizationGetsNoToken(t *testing.T) {
+	const activities = "https://activities.transmitsecurity.io"
+	for _, tt := range []struct {
+		name  string
+		set   func(*http.Request)
+		to    string
+		token bool
+	}{
+		{"none of its own", func(*http.Request) {}, activities, true},
+		{"a header", func(r *http.Request) { r.Header.Set("Authorization", "Basic dTpw") }, activities, false},
+		{"a header in lower case", func(r *http.Request) { r.Header["authorization"] = []string{"Basic dTpw"} }, activities, false},
+		{"an empty header", func(r *http.Request) { r.Header["Authorization"] = []string{""} }, activities, false},
+		{"of the URL", func(r *http.Request) { r.URL.User = url.UserPassword("u", "p") }, activities, false},
+		{"of the URL, within the origin", func(r *http.Request) { r.URL.User = url.UserPassword("u", "p") }, string(mosaic.EU), false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newClientWorld(t)
+			w.conf.Hosts = []string{"activities.transmitsecurity.io"}
+			w.spy.base = clientRoundTripper(func(req *http.Request) (*http.Response, error) {
+				if req.URL.Path != "/cis/hop" {
+					return w.transport.RoundTrip(req)
+				}
+				return clientRedirect(req, tt.to+"/cis/landed"), nil
+			})
+			client := w.client()
+			req := clientRequest(t, "GET", mosaic.EU.URL("/cis/hop"), nil)
+			tt.set(req)
+			clientDo(client, req)
+			// As of a client that does not make a header of what is in the URL, as net/http's does.
+			next := clientRequest(t, "GET", tt.to+"/cis/landed", nil)
+			next.Response = &http.Response{Request: req}
+			clientDo(client, next)
+
+			arrived := w.arrivals("/cis/landed")
+			if len(arrived) != 2 {
+				t.Fatalf("%d requests arrived; want 2", len(arrived))
+			}
+			for i, r := range arrived {
+				if got := clientHasToken(r.Header); got != tt.token {
+					t.Errorf("request %d: sent with a token: %t; want %t", i, got, tt.token)
+				}
+			}
+			want := fmt.Sprintf("why=%q scheme=https host=%s", "the request that was redirected had an Authorization of its own", strings.TrimPrefix(tt.to, "https://"))
+			if records := w.log.withoutToken(); !tt.token && !slices.Equal(records, []string{want, want}) {
+				t.Errorf("logged %q; want twice %s", records, want)
+			}
+		})
+	}
+}
+
+// clientRedirect redirects req, in a response that knows another request: such a
+// base transport builds its own.
+func clientRedirect(req *http.Request, to string) *http.Response {
+	own := req.Clone(req.Context())
+	own.Response = nil
+	return &http.Response{
+		StatusCode: http.StatusTemporaryRedirect,
+		Header:     http.Header{"Location": {to}},
+		Body:       http.NoBody,
+		Request:    own,
+	}
+}
+
+func TestABaseThatBuildsItsOwnRequestsHidesNoRedirect(t *testing.T) {
+	const redirector = string(mosaic.EU) + "/cis/hop"
+	w := newClientWorld(t)
+	w.spy.base = clientRoundTripper(func(req *http.Request) (*http.Response, error) {
+		switch {
+		case req.URL.Host == "evil.com":
+			return clientRedirect(req, redirector), nil
+		case req.URL.Path == "/cis/hop":
+			return clientRedirect(req, mosaic.EU.URL("/cis/delete")), nil
+		}
+		return w.transport.RoundTrip(req)
+	})
+	client := w.client()
+	clientDo(client, clientRequest(t, "DELETE", "https://evil.com", nil))
+	if got, want := w.spy.take(), []string{"DELETE https://evil.com", "DELETE " + string(mosaic.EU), "DELETE " + string(mosaic.EU)}; !slices.Equal(got, want) {
+		t.Errorf("sent %q; want %q, without a token", got, want)
+	}
+	clientDo(client, clientRequest(t, "DELETE", redirector, nil))
+	if got, want := w.spy.take(), []string{"DELETE " + string(mosaic.EU) + " token", "DELETE " + string(mosaic.EU) + " token"}; !slices.Equal(got, want) {
+		t.Errorf("sent %q; want %q", got, want)
+	}
+}
+
+func TestAResponsesRequestIsTheCallersWhateverTheBaseSays(t *testing.T) {
+	for _, tt := range []struct {
+		name, target, own string
+	}{
+		{"with a token", mosaic.EU.URL("/cis"), ""},
+		{"with its own Authorization", mosaic.EU.URL("/cis"), "Bearer mine"},
+		{"to a foreign origin", "https://evil.com", ""},
+	} {
+		for _, said := range []*http.Request{nil, httptest.NewRequest("GET", "https://example.com", nil)} {
+			w := newClientWorld(t)
+			w.spy.base = clientRoundTripper(func(req *http.Request) (*http.Response, error) {
+				res, err := w.transport.RoundTrip(req)
+				if err == nil {
+					res.Request = said
+				}
+				return res, err
+			})
+			req := clientRequest(t, "GET", tt.target, nil)
+			if tt.own != "" {
+				req.Header.Set("Authorization", tt.own)
+			}
+			res, err := w.client().Transport.RoundTrip(req)
+			if err != nil {
+				t.Fatalf("%s: %v", tt.name, err)
+			}
+			res.Body.Close()
+			if res.Request != req {
+				t.Errorf("%s, the base's Request nil: %t: the response's is not the caller's", tt.name, said == nil)
+			}
+		}
+	}
+}
+
+func TestABaseThatReturnsNothingIsAnError(t *testing.T) {
+	for _, tt := range []struct {
+		name, path, own string
+	}{
+		{"with a token", "/cis/nothing", ""},
+		{"sent again", "/cis/refused", ""},
+		{"with its own Authorization", "/cis/nothing", "Bearer mine"},
+		{"to a foreign origin", "/nothing", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			clientBubble(t, func(t *testing.T, w *clientWorld) {
+				w.refuseFirst("/cis/refused", clientInvalidToken)
+				var refused bool
+				w.spy.base = clientRoundTripper(func(req *http.Request) (*http.Response, error) {
+					switch {
+					case strings.HasSuffix(req.URL.Path, "/nothing"), req.URL.Path == "/cis/refused" && refused:
+						return nil, nil
+					case req.URL.Path == "/cis/refused":
+						refused = true
+					}
+					return w.transport.RoundTrip(req)
+				})
+				client := w.client()
+				w.warm(t, client, 10*time.Second)
+				origin := string(mosaic.EU)
+				if tt.path == "/nothing" {
+					origin = "https://evil.com"
+				}
+				req := clientRequest(t, "GET", origin+tt.path, nil)
+				if tt.own != "" {
+					req.Header.Set("Authorization", tt.own)
+				}
+				// The words are net/http's.
+				if r := clientDo(client, req); r.err == nil || !strings.Contains(r.err.Error(), "with a nil error") {
+					t.Errorf("got %v; want an error that says so", r.err)
+				}
+			})
+		})
+	}
+}
+
 func TestARequestForAnotherHostThanItsURLsGetsNoToken(t *testing.T) {
 	for _, tt := range []struct {
 		host  string
@@ -1016,6 +1176,11 @@ func TestWhoIsSentAgainAfterA401(t *testing.T) {
 		{"invalid_token with blanks", "POST", "", `Bearer error = "invalid_token"`, replayable, 2},
 		{"invalid_token in the second challenge", "POST", "", `Basic realm="x", Bearer error="invalid_token"`, replayable, 2},
 		{"invalid_token in the second header", "POST", "", "Basic realm=\"x\"\nBearer error=\"invalid_token\"", replayable, 2},
+		{"invalid_token without quotes, after other parameters", "POST", "", `bearer realm="x", error=invalid_token`, replayable, 2},
+		{"invalid_token within another scheme's realm", "POST", "", `Basic realm="see bearer, error=invalid_token"`, replayable, 1},
+		{"invalid_token of another scheme, after Bearer", "POST", "", `Bearer realm="a", DPoP error="invalid_token"`, replayable, 1},
+		{"invalid_token within a description", "POST", "", `Bearer error_description="error=\"invalid_token\""`, replayable, 1},
+		{"invalid_token within a description, after a quote", "POST", "", `Bearer error_description="\"x\", error=invalid_token"`, replayable, 1},
 		{"another error", "POST", "", `Bearer error="insufficient_scope"`, replayable, 1},
 		{"a longer error", "POST", "", `Bearer error="invalid_token_format"`, replayable, 1},
 		{"a longer error without quotes", "POST", "", `Bearer error=invalid_token_format`, replayable, 1},
@@ -1070,6 +1235,42 @@ func TestWhoIsSentAgainAfterA401(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestAnIdempotencyKeyThatIsNotToBeSentMakesARequestRepeatable(t *testing.T) {
+	for _, name := range []string{"Idempotency-Key", "X-Idempotency-Key"} {
+		clientBubble(t, func(t *testing.T, w *clientWorld) {
+			w.refuseFirst("/cis/refused", "")
+			client := w.client()
+			w.warm(t, client, 10*time.Second)
+			req := clientRequest(t, "POST", mosaic.EU.URL("/cis/refused"), strings.NewReader("form"))
+			req.Header[name] = nil // net/http's way to say so without the server's knowing
+			clientDo(client, req).want(t, 0, 200, "welcome")
+			for _, r := range w.arrivals("/cis/refused") {
+				if _, there := r.Header[name]; there {
+					t.Errorf("%s arrived; want nothing of it", name)
+				}
+			}
+		})
+	}
+}
+
+func TestARequestWithoutABodyHasNoneWhenItIsSentAgain(t *testing.T) {
+	clientBubble(t, func(t *testing.T, w *clientWorld) {
+		w.refuseFirst("/cis/refused", clientInvalidToken)
+		client := w.client()
+		w.warm(t, client, 10*time.Second)
+		req := clientRequest(t, "POST", mosaic.EU.URL("/cis/refused"), http.NoBody)
+		req.GetBody = func() (io.ReadCloser, error) { return newClientBody(), nil }
+		clientDo(client, req).want(t, 0, 200, "welcome")
+		arrived := w.arrivals("/cis/refused")
+		if len(arrived) != 2 {
+			t.Fatalf("arrived %d times; want 2", len(arrived))
+		}
+		if got := len(arrived[1].Body); got != 0 {
+			t.Errorf("arrived again with a body of %d bytes; want none", got)
+		}
+	})
 }
 
 func TestARequestIsSentAgainOnceAtMost(t *testing.T) {
@@ -1347,6 +1548,30 @@ func TestABodyOfA401ThatBreaksOffIsHandedOverAsItCame(t *testing.T) {
 		if got := len(w.arrivals("/cis/refused")); got != 1 {
 			t.Errorf("arrived %d times; want 1", got)
 		}
+	})
+}
+
+// clientPanicBody is a body that panics, as a base transport's may.
+type clientPanicBody struct{}
+
+func (clientPanicBody) Read([]byte) (int, error) { panic("s3cr3t") }
+func (clientPanicBody) Close() error             { return nil }
+
+func TestABodyOfA401ThatPanicsIsAnErrorForItsReader(t *testing.T) {
+	clientBubble(t, func(t *testing.T, w *clientWorld) {
+		w.spy.base = clientRoundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path != "/cis/refused" {
+				return w.transport.RoundTrip(req)
+			}
+			return &http.Response{StatusCode: http.StatusUnauthorized, Body: clientPanicBody{}}, nil
+		})
+		client := w.client()
+		w.warm(t, client, 10*time.Second)
+		r := clientGet(t, client, mosaic.EU.URL("/cis/refused"))
+		if want := "mosaic: reading the response's body panicked"; r.res == nil || r.res.StatusCode != http.StatusUnauthorized || r.err == nil || r.err.Error() != want {
+			t.Errorf("got error %v; want the 401, and %q of its body", r.err, want)
+		}
+		clientGet(t, client, mosaic.EU.URL("/cis/next")).want(t, 0, 200, "")
 	})
 }
 

@@ -983,22 +983,23 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 	if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
 		err = urlErr.Err // without the URL, which is told already
 	}
+	text := r.secret.Quote(fmt.Sprint(err), maxQuote) // Sprint, for a foreign Error method may panic
 	var badCertificate *tls.CertificateVerificationError
 	switch {
 	case errors.As(err, &badCertificate):
-		return &tokenError{what: "the server's certificate does not verify (" + r.secret.Quote(err.Error(), maxQuote) + "): check Endpoint, the local clock, and whether a proxy ends TLS here", refused: true}
+		return &tokenError{what: "the server's certificate does not verify (" + text + "): check Endpoint, the local clock, and whether a proxy ends TLS here", refused: true}
 	case ended(ctx) != nil && x.response == nil:
 		return &tokenError{what: "no reply in time", transient: true}
 	case ended(ctx) != nil:
 		return &tokenError{what: "the reply did not end in time", transient: true}
 	case x.response != nil:
-		return &tokenError{what: "the reply broke off: " + r.secret.Quote(err.Error(), maxQuote), transient: true}
+		return &tokenError{what: "the reply broke off: " + text, transient: true}
 	case errors.Is(err, io.EOF):
 		return &tokenError{what: "the connection was closed before a reply came", transient: true}
-	case strings.Contains(err.Error(), "remote error: tls:") && strings.Contains(err.Error(), "certificate"):
-		return &tokenError{what: r.secret.Quote(err.Error(), maxQuote) + ": check Certificate", transient: true}
+	case strings.Contains(text, "remote error: tls:") && strings.Contains(text, "certificate"):
+		return &tokenError{what: text + ": check Certificate", transient: true}
 	}
-	return &tokenError{what: r.secret.Quote(err.Error(), maxQuote), transient: true}
+	return &tokenError{what: text, transient: true}
 }
 
 // explainReply explains a reply of the token endpoint that holds no token.

@@ -658,7 +658,7 @@ func TestErrorsIsFindsTheCallersContextAndOnlyThat(t *testing.T) {
 		return &http.Response{Status: "503 Service Unavailable", StatusCode: 503, Header: http.Header{"Retry-After": {"5"}}, Body: http.NoBody}, nil
 	})
 	late := roundTrip(func(r *http.Request) (*http.Response, error) {
-		time.Sleep(3 * time.Second)
+		<-r.Context().Done()
 		return unavailable(r)
 	})
 	const unavailableText = `"503 Service Unavailable": a fault on Mosaic's side, or on the way there; it asks to wait 5s`

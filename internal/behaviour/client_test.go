@@ -1180,7 +1180,7 @@ func TestWhoIsSentAgainAfterA401(t *testing.T) {
 		{"invalid_token within another scheme's realm", "POST", "", `Basic realm="see bearer, error=invalid_token"`, replayable, 1},
 		{"invalid_token of another scheme, after Bearer", "POST", "", `Bearer realm="a", DPoP error="invalid_token"`, replayable, 1},
 		{"invalid_token within a description", "POST", "", `Bearer error_description="error=\"invalid_token\""`, replayable, 1},
-		{"invalid_token within a description, after a quote", "POST", "", `Bearer error_description="\"x\", error=invalid_token"`, replayable, 1},
+		{"invalid_token within a description, after a quote", "POST", "", `Bearer error_description="\", error=invalid_token"`, replayable, 1},
 		{"another error", "POST", "", `Bearer error="insufficient_scope"`, replayable, 1},
 		{"a longer error", "POST", "", `Bearer error="invalid_token_format"`, replayable, 1},
 		{"a longer error without quotes", "POST", "", `Bearer error=invalid_token_format`, replayable, 1},

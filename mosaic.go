@@ -21,23 +21,25 @@
 //
 // # Choosing a service
 //
-// A token is for one service, its audience. A client of [Config.Client] asks for
-// the one that a request's path begins with; a token source has the one of
-// Config.Resource, and without it the default audience, which is that of
-// identity management and authentication (/cis).
+// A token is for one service, its audience. With Config.Resource set, all tokens
+// are for that. Without it, a client of [Config.Client] asks for the service that
+// a request's path begins with, and a token source for the default audience, that
+// of identity management and authentication (/cis).
 //
 // # How tokens are renewed
 //
 // A Mosaic token cannot be refreshed: a new one is requested. A [TokenSource]
 // does so in the background when 3/5 to 2/3 of a token's lifetime have passed,
 // if the token was used; until the new one is there, calls get the old one. So
-// calls do not wait, and an outage of the token endpoint of 20 minutes goes
-// unnoticed where tokens live for an hour. The lifetime is that of the token's
-// exp claim, also where the local clock is off.
+// calls do not wait, but for the first and for one after a long idle time, and an
+// outage of the token endpoint of 20 minutes goes unnoticed where tokens live for
+// an hour. The lifetime is that of the token's exp claim, also where the local
+// clock is off.
 //
 // # Errors
 //
-// The text of an error is one line that begins with "mosaic: ". Where the token
+// The text of an error is one line that begins with "mosaic: "; from a client,
+// net/http puts the method and the URL in front. Where the token
 // endpoint refused a request, [errors.As] finds an [oauth2.RetrieveError] in it,
 // with the code of RFC 6749 §5.2; where the caller's context ended, [errors.Is]
 // finds that context's error.
@@ -49,7 +51,8 @@
 // # Security
 //
 // Neither secrets nor keys nor tokens appear in what this package prints, logs
-// or returns as an error, even where a server sends them back. Credentials go to
+// or returns as an error, even where a server sends them back (a secret of less
+// than eight bytes, or one that is sent as an error code, may). Credentials go to
 // the token endpoint alone, over TLS, and no redirect is followed with them. A
 // client of [Config.Client] sends tokens to known origins only.
 package mosaic
@@ -99,8 +102,9 @@ import (
 // JSON, YAML or text, a Config or *Config shows neither its secret nor its key,
 // and of EndpointParams the names alone. One thing Go cannot protect: what stands
 // in an unexported field of another struct, which fmt prints without asking. Hold
-// a *Config there, which %v prints as an address. It can be decoded from JSON or
-// YAML.
+// a *Config there, which %v prints as an address.
+//
+// A Config can be decoded from JSON or YAML, but not from what it is encoded as.
 type Config struct {
 	// ClientID is the application's client ID. Required.
 	ClientID string
@@ -120,9 +124,10 @@ type Config struct {
 	// Certificate is presented in the TLS handshake (RFC 8705), at the token
 	// endpoint and by Client at the APIs. Alone it authenticates the client
 	// (tls_client_auth and self_signed_tls_client_auth); beside a secret or a
-	// key it only binds the token to itself (cnf). It needs an HTTP client whose
-	// transport is an *http.Transport without DialTLS and DialTLSContext. A proxy
-	// that is itself spoken to by TLS sees it, too, if it asks for one.
+	// key it only binds the token to the certificate (cnf). It needs an HTTP
+	// client whose transport is an *http.Transport without DialTLS and
+	// DialTLSContext. An HTTPS proxy that asks for a client certificate is shown
+	// it, too.
 	Certificate *tls.Certificate
 
 	// KeyID is the kid of PrivateKey in assertions and in JWKS. Empty: the
@@ -155,11 +160,14 @@ type Config struct {
 	Scopes []string
 
 	// EndpointParams holds further parameters of the token request. It may not
-	// set those that the package sets itself.
+	// set client_id, client_secret, client_assertion, client_assertion_type,
+	// grant_type, resource or scope.
 	EndpointParams url.Values
 
-	// Logger gets a record at debug for each token obtained and one at warn
-	// when renewals fail, never with a secret or a token. Nil logs nothing.
+	// Logger gets a record at debug for each token obtained and for each request
+	// that Client sends to an unknown origin, at warn when renewals fail (the
+	// first, then one a minute), and at error, with the stack, when foreign code
+	// panics; never a secret or a token. Nil logs nothing.
 	Logger *slog.Logger
 }
 
@@ -169,8 +177,8 @@ var ownParams = []string{
 }
 
 // Validate returns an error that names everything that is wrong with c, on one
-// line and by field, or nil. The other methods call it: to call it first is to
-// learn of a mistake at start-up. It makes no request.
+// line and by field, or nil. Token, TokenSource, Client and JWKS call it: to call
+// it first is to learn of a mistake at start-up. It makes no request.
 func (c *Config) Validate() error {
 	var problems []string
 	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
@@ -297,13 +305,14 @@ type TokenSource struct {
 var errZeroSource = errors.New("mosaic: a TokenSource is made by Config.TokenSource")
 
 // Token returns the current token: a copy, the caller's own. It waits only where
-// there is none that is good, and then for 30 seconds at most.
+// there is none that is good: for one request of 30 seconds at most, and up to
+// ten more where one that began in the last token's closing seconds fails first.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }
 
 // TokenContext is Token with a wait that ends with ctx; the error is then ctx's.
-// The request that it waited for goes on for others. A token that is there is
+// The request that it waited for goes on for others. A good token is
 // returned whatever the state of ctx.
 func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	switch {
@@ -320,8 +329,9 @@ func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 }
 
 // Invalidate drops t if it is still the current token, as when an API has
-// refused it: the next call of Token requests a new one. So any number of
-// holders of one refused token cause one request. A nil t is nobody's.
+// refused it: the next call of Token requests a new one, or joins a request that
+// is under way. So any number of holders of one refused token cause one request.
+// A nil t is ignored.
 func (s *TokenSource) Invalidate(t *oauth2.Token) {
 	if t != nil && s.source != nil {
 		s.source.Invalidate(t.AccessToken)
@@ -335,23 +345,24 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 	return &t
 }
 
-// Client returns an HTTP client for all of Mosaic: its transport gives each
-// request the token that its URL asks for, which is that of Resource or, where
-// that is empty, of the service with whose name the path begins (/verify, /risk,
-// /xdv; everything else the default audience).
+// Client returns an HTTP client for all of Mosaic. Its transport gives each
+// request the token for Resource or, where that is empty, for the service that
+// the first segment of the URL's path names (/verify, /risk, /xdv; anything else:
+// the default audience).
 //
 // Tokens, and Certificate, go to known origins alone: Endpoint's, Resource's
-// where that is an https URL, and Hosts. To any other, and to one that a redirect
-// from an unknown origin leads to, a request goes as it is. One that carries an
-// Authorization header already goes as it is, too. The wait for a token ends
-// with the request's context.
+// where that is an https URL, and Hosts. A request to another origin, one that a
+// redirect by way of another has led to, one whose Host is not its URL's, and one
+// that already carries an Authorization header go out without a token of this
+// client's. The wait for a token ends with the request's context.
 //
-// When a server answers 401, the token is renewed, at most once in ten seconds
-// if the answer says invalid_token, else once a minute. A request that net/http
-// would repeat (GET, HEAD, OPTIONS, TRACE, or one with an Idempotency-Key), or
-// whose answer says invalid_token, is then sent once more, if its body can be
-// had again. So a request is sent twice only after a server has answered 401
-// to it.
+// When a server answers 401 to a token at least ten seconds old, the token is
+// renewed, at most once in ten seconds if the answer says invalid_token, else
+// once a minute. A request that net/http itself would repeat (GET, HEAD, OPTIONS,
+// TRACE, or one with an Idempotency-Key), or whose answer says invalid_token, is
+// then sent once more, if its body can be had again (GetBody) and the new token
+// is there within five seconds; any other gets its 401 at once. The client sends
+// a request again only after a server has answered 401 to it.
 //
 // Of the context only the HTTP client is taken, if it carries one under
 // [oauth2.HTTPClient]: its transport, which is used and not changed, its
@@ -479,8 +490,8 @@ type Confirmation struct {
 
 // ParseClaims reads the claims of t, for logs and decisions about one's own
 // token. It does not verify the signature: Mosaic is the audience of the token
-// and validates it. Never trust a token that somebody else has sent on the
-// strength of ParseClaims. The error is for a token that is no JWT, or has a
+// and validates it. Never trust, on the strength of ParseClaims, a token that
+// somebody else has sent. The error is for a token that is no JWT, or has a
 // documented claim of another type than documented; it does not hold the token.
 func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	if t == nil {
@@ -951,7 +962,7 @@ func (r *requester) explain(ctx context.Context, x *exchange, err error) *tokenE
 		return r.explainTransport(ctx, x, err)
 	case errors.As(err, &reply):
 		return r.explainReply(x, reply)
-	case x.response.StatusCode/100 == 3: // to where nothing can lead
+	case x.response.StatusCode/100 == 3: // without a Location that net/http can use
 		return &tokenError{what: fmt.Sprintf("%s: %s", r.secret.Quote(x.response.Status, maxQuote), redirectHint)}
 	}
 	what := "is not the JSON of a token response (RFC 6749 §5.1)"

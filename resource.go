@@ -69,7 +69,7 @@ var services = []struct {
 // A transport gives each request to a known origin the token that its URL asks
 // for. It is safe for concurrent use.
 type transport struct {
-	err       error             // of the Config: there is no more than this
+	err       error             // of the Config; if set, no other field is
 	own       http.RoundTripper // the caller's
 	requester *requester
 	known     []origin
@@ -89,8 +89,8 @@ type audience struct {
 type origin struct{ scheme, host string }
 
 const (
-	// A younger token than minAge is not refused for a revocation that a renewal
-	// would heal.
+	// A 401 to a token younger than minAge is not for a revocation: a renewal
+	// would not heal it.
 	minAge = 10 * time.Second
 
 	// A 401 begins a renewal no more often than this: a minute where it does not

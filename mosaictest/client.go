@@ -39,9 +39,9 @@ type clientKey struct {
 // now on, the tokens that it has brought are not.
 func (s *Server) SetSecret(secret string) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.secret = secret
-	s.mu.Unlock()
-	s.register(clientID, client{secret: secret})
+	s.clients[clientID] = client{secret: secret}
 }
 
 // RegisterKey registers a client that authenticates with private_key_jwt (RFC

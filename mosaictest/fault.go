@@ -12,7 +12,7 @@ import (
 )
 
 // A Fault is what befalls a token request instead of Mosaic's answer, without a
-// look at what it asks for: a client assertion in it has not been used.
+// look at what it asks for: a client assertion in it is not used up.
 //
 // With a Status, that is the answer, with Header and Body exactly as they are
 // given; no Content-Type is added, and the server's own Date only where Header
@@ -38,7 +38,8 @@ func (f Fault) clone() Fault {
 	return f
 }
 
-// Fail makes every token request from now on meet f, until [Server.Heal].
+// Fail makes every token request from now on meet f, until [Server.Heal]. It
+// panics if f.Status is neither 0 nor from 200 to 999.
 func (s *Server) Fail(f Fault) {
 	f = f.clone()
 	s.mu.Lock()
@@ -47,7 +48,8 @@ func (s *Server) Fail(f Fault) {
 }
 
 // FailNext makes the next n token requests meet f, after those of earlier
-// calls, and before the Fault of [Server.Fail] has its turn.
+// calls, and before the Fault of [Server.Fail] has its turn. It panics as Fail
+// does.
 func (s *Server) FailNext(n int, f Fault) {
 	f = f.clone()
 	s.mu.Lock()
@@ -101,7 +103,7 @@ func wait(ctx context.Context, d time.Duration) {
 type Request struct {
 	Time        time.Time // of its arrival, by the local clock
 	Method      string
-	Path        string // with the query, if there is one
+	RequestURI  string // path and query, as in http.Request
 	Host        string // that it was sent to
 	Proto       string // "HTTP/1.1" or "HTTP/2.0"
 	Header      http.Header
@@ -136,7 +138,7 @@ func (s *Server) record(log *[]*Request, w http.ResponseWriter, r *http.Request,
 	req := &Request{
 		Time:        time.Now(),
 		Method:      r.Method,
-		Path:        r.URL.RequestURI(),
+		RequestURI:  r.URL.RequestURI(),
 		Host:        r.Host,
 		Proto:       r.Proto,
 		Header:      r.Header.Clone(), // a mounted handler may change its own
@@ -154,7 +156,7 @@ type recorder struct {
 	req *Request
 }
 
-// note comes before the status is sent: who has an answer finds it noted.
+// note comes before the status is sent: whoever has an answer finds it noted.
 func (w *recorder) note(status int) {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()

@@ -825,13 +825,13 @@ func TestWhatArrivedIsRecorded(t *testing.T) {
 			t.Fatalf("%s: token requests: %d", proto, len(got))
 		}
 		first := got[0]
-		if first.Method != "POST" || first.Path != "/cis/oidc/token?q=1" || first.Proto != proto || first.Header.Get("X-Test") != "a" ||
+		if first.Method != "POST" || first.RequestURI != "/cis/oidc/token?q=1" || first.Proto != proto || first.Header.Get("X-Test") != "a" ||
 			first.Form.Encode() != secretForm(s).Encode() || string(first.Body) != secretForm(s).Encode() || first.Status != 200 ||
 			!cert.Leaf.Equal(first.Certificate) || first.Time.Before(start) || time.Since(first.Time) < 0 {
-			t.Errorf("%s: %s %s %s, status %d at %v", proto, first.Method, first.Path, first.Proto, first.Status, first.Time)
+			t.Errorf("%s: %s %s %s, status %d at %v", proto, first.Method, first.RequestURI, first.Proto, first.Status, first.Time)
 		}
 		got = s.APIRequests()
-		if len(got) != 2 || got[0].Path != "/cis/v1/users?a=b" || string(got[0].Body) != "hello" || got[0].Status != 200 ||
+		if len(got) != 2 || got[0].RequestURI != "/cis/v1/users?a=b" || string(got[0].Body) != "hello" || got[0].Status != 200 ||
 			got[0].Header.Get("Authorization") != "Bearer "+tok || got[0].Form != nil || got[1].Status != 401 || !cert.Leaf.Equal(got[0].Certificate) {
 			t.Errorf("%s: API requests: %d", proto, len(got))
 		}

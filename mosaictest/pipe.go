@@ -61,11 +61,10 @@ func (pipeAddr) Network() string  { return "pipe" }
 func (a pipeAddr) String() string { return string(a) }
 
 // pipe is net.Pipe with a buffer, so that a write never waits for its reader.
-// With net.Pipe itself, a TLS connection's goodbye waits five seconds for a
-// client that has stopped reading, which a response body that nobody reads
-// suffices for. httptest says it with a lock held; other connections wait for
-// the lock; and since that is no wait which lets a bubble's clock go on, the five
-// seconds never pass.
+// With net.Pipe itself, closing a TLS connection waits up to five seconds for a
+// client that has stopped reading, as one does that leaves a response body
+// unread. httptest closes with a lock held, others wait for that lock, and such a
+// wait keeps a bubble's clock from going on: the five seconds never pass.
 func pipe(addr pipeAddr) (client, server net.Conn) {
 	up, down := newStream(), newStream()
 	return &pipeConn{addr, down, up}, &pipeConn{addr, up, down}

@@ -23,9 +23,9 @@
 // Every path but the token endpoint's (/oidc/token and /cis/oidc/token) and the
 // signing keys' (/cis/oidc/jwks) is a protected API. A valid token gets to the
 // handler that the test has mounted with [Server.Handle]; where there is none,
-// the answer is a JSON object that says what arrived: "method", "path",
-// "audience", "client_id", "scope", "jti" and "exp", the last four from the
-// token.
+// the answer is a JSON object that says what arrived: "method", "path" (with the
+// query), "audience", "client_id", "scope", "jti" and "exp", all but the first two
+// from the token.
 //
 // It is NOT a description of Mosaic beyond what Mosaic documents, and not
 // suitable for use outside of tests: it checks what is sent, and protects
@@ -117,9 +117,9 @@ func NewServer() *Server {
 // NewInMemory starts a Server that has no socket, so that it works in a
 // testing/synctest bubble, where hours of a token's life pass in no time and
 // its answers take none. Its endpoint is https://example.com; only
-// [Server.Client], or a clone of its transport, leads there (and from every
-// subdomain), and it leads nowhere else. The caller closes it, in the bubble that
-// it was made in.
+// [Server.Client], or a clone of its transport, reaches it, under that name and
+// every subdomain, and it reaches nothing else. The caller closes it, in the
+// bubble that it was made in.
 //
 // It speaks TLS as NewServer's does, but HTTP/1.1 only: in Go 1.25, net/http's
 // HTTP/2 servers share channels, and a channel must not leave its bubble.
@@ -238,7 +238,7 @@ func (s *Server) Context(parent context.Context) context.Context {
 
 // Client returns the HTTP client that reaches the server and trusts its
 // certificate. It adds no token. It is the same one each time, and its
-// Transport is an *http.Transport, to be cloned by who needs another.
+// Transport is an *http.Transport, to be cloned by whoever needs another.
 func (s *Server) Client() *http.Client { return s.http.Client() }
 
 // SetLifetime sets how long tokens live that are issued from now on, in whole

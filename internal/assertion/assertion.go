@@ -142,7 +142,7 @@ type Key struct {
 }
 
 // NewKey returns the Key that signs with signer. The empty algorithm is the
-// default of [Algorithm], the empty id the key's [Thumbprint].
+// default of [Algorithm], the empty id the key's RFC 7638 SHA-256 thumbprint.
 func NewKey(signer crypto.Signer, algorithm, id string) (*Key, error) {
 	pub, err := PublicKey(signer)
 	if err != nil {

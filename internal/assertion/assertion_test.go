@@ -445,7 +445,7 @@ func TestAnAlgorithmHasToFitItsKey(t *testing.T) {
 
 func TestTheKeyIDIsTheThumbprintUnlessOneIsGiven(t *testing.T) {
 	for _, alg := range algorithms {
-		thumbprint, err := Thumbprint(alg.key().Public())
+		thumbprint, err := thumbprintOf(alg.key().Public())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -515,7 +515,7 @@ func TestThumbprintsAreThoseOfTheRFCs(t *testing.T) {
 		{"RFC 8037 A.3", rfc8037Ed(t).Public(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"},
 		{"RFC 7515 A.3", rfc7515EC(t).Public(), base64.RawURLEncoding.EncodeToString(ec[:])},
 	} {
-		if got, err := Thumbprint(test.pub); got != test.want || err != nil {
+		if got, err := thumbprintOf(test.pub); got != test.want || err != nil {
 			t.Errorf("%s: got %q, %v; want %q", test.name, got, err, test.want)
 		}
 	}
@@ -600,9 +600,6 @@ func TestAJWKSetIsWhatAnAdministratorPastes(t *testing.T) {
 		t.Errorf("got %s; want %s", got, want)
 	}
 
-	if got, err := Set(); string(got) != "{\n  \"keys\": []\n}" || err != nil {
-		t.Errorf("no keys: got %s, %v; want an empty array", got, err)
-	}
 }
 
 func TestAJWKHasThePublicMembersAlone(t *testing.T) {
@@ -648,7 +645,7 @@ func TestAKeyWithoutAJWKIsRefused(t *testing.T) {
 		if jwk, err := NewJWK(test.pub, "", "kid"); fmt.Sprint(err) != test.want || jwk.KeyType != "" {
 			t.Errorf("%s: got %v, %v; want error %q", test.name, jwk, err, test.want)
 		}
-		if got, err := Thumbprint(test.pub); fmt.Sprint(err) != test.want || got != "" {
+		if got, err := thumbprintOf(test.pub); fmt.Sprint(err) != test.want || got != "" {
 			t.Errorf("%s: thumbprint: got %q, %v; want error %q", test.name, got, err, test.want)
 		}
 	}
@@ -711,7 +708,7 @@ func FuzzAssertion(f *testing.F) {
 		}
 		wantID := id
 		if id == "" {
-			wantID = must(Thumbprint(edKey().Public()))
+			wantID = must(thumbprintOf(edKey().Public()))
 		}
 		key, err := NewKey(edKey(), "", id)
 		if valid := utf8.ValidString(id); valid != (err == nil) {
@@ -772,7 +769,7 @@ func FuzzJWKS(f *testing.F) {
 			}
 			wantID := id
 			if id == "" {
-				wantID = must(Thumbprint(key.Public))
+				wantID = must(thumbprintOf(key.Public))
 			}
 			if members["kid"] != wantID || members["alg"] != key.Algorithm || members["use"] != "sig" {
 				t.Errorf("got %s; want kid %q, alg %q, use \"sig\"", set, wantID, key.Algorithm)
@@ -888,4 +885,10 @@ func parseSet(t testing.TB, set []byte) (map[string]any, crypto.PublicKey) {
 		t.Fatalf("%s: %v", set, err)
 	}
 	return members, pub
+}
+
+// thumbprintOf returns the kid that a key has by itself.
+func thumbprintOf(pub crypto.PublicKey) (string, error) {
+	jwk, err := NewJWK(pub, "", "")
+	return jwk.KeyID, err
 }

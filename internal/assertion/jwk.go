@@ -33,7 +33,7 @@ type JWK struct {
 }
 
 // NewJWK returns the JWK of pub, a key that [PublicKey] or a certificate has.
-// The empty id is the key's [Thumbprint]; with an empty algorithm there is no
+// The empty id is the key's RFC 7638 SHA-256 thumbprint; with an empty algorithm there is no
 // alg. An id that is not UTF-8 is refused, for JSON would change it.
 func NewJWK(pub crypto.PublicKey, algorithm, id string) (JWK, error) {
 	if !utf8.ValidString(id) {
@@ -62,12 +62,7 @@ func NewJWK(pub crypto.PublicKey, algorithm, id string) (JWK, error) {
 	return jwk, nil
 }
 
-// Thumbprint returns the SHA-256 thumbprint of pub (RFC 7638) in base64url.
-func Thumbprint(pub crypto.PublicKey) (string, error) {
-	jwk, err := NewJWK(pub, "", "")
-	return jwk.KeyID, err
-}
-
+// thumbprint returns the SHA-256 thumbprint (RFC 7638) in base64url.
 func (j JWK) thumbprint() string {
 	// RFC 7638 §3: the members that make up the key, in the order of their
 	// names. They are strings, for which Marshal has no error.
@@ -86,9 +81,6 @@ func (j JWK) thumbprint() string {
 // Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste
 // it, without a newline at its end.
 func Set(keys ...JWK) ([]byte, error) {
-	if keys == nil {
-		keys = []JWK{} // "keys" has to be an array
-	}
 	return json.MarshalIndent(struct {
 		Keys []JWK `json:"keys"`
 	}{keys}, "", "  ")

@@ -127,8 +127,8 @@ func TestTheFormOfATokenRequest(t *testing.T) {
 					t.Errorf("client_assertion: got %v; want %v", got, tt.assertion)
 				}
 				form.Del("client_assertion")
-				if got := form.Encode(); req.Path != tt.path || got != tt.form {
-					t.Errorf("got %s to %s; want %s to %s", got, req.Path, tt.form, tt.path)
+				if got := form.Encode(); req.RequestURI != tt.path || got != tt.form {
+					t.Errorf("got %s to %s; want %s to %s", got, req.RequestURI, tt.form, tt.path)
 				}
 				if req.Header["Authorization"] != nil {
 					t.Error("there is an Authorization header; want credentials in the form alone")
@@ -861,7 +861,7 @@ func TestEachRequestArrivesUnderItsOwnCertificate(t *testing.T) {
 
 			arrived := srv.TokenRequests()
 			for _, req := range srv.APIRequests() {
-				if strings.Contains(req.Path, "who=") {
+				if strings.Contains(req.RequestURI, "who=") {
 					arrived = append(arrived, req)
 				}
 			}
@@ -871,11 +871,11 @@ func TestEachRequestArrivesUnderItsOwnCertificate(t *testing.T) {
 			for _, req := range arrived {
 				id := req.Form.Get("client_id")
 				if id == "" {
-					_, id, _ = strings.Cut(req.Path, "who=")
+					_, id, _ = strings.Cut(req.RequestURI, "who=")
 				}
 				if req.Certificate == nil || !req.Certificate.Equal(certs[id].Leaf) || req.Proto != tt.proto || req.Status != 200 {
 					t.Errorf("%s's request to %s: %s, status %d, under its own certificate: %v; want %s, 200, true",
-						id, req.Path, req.Proto, req.Status, req.Certificate.Equal(certs[id].Leaf), tt.proto)
+						id, req.RequestURI, req.Proto, req.Status, req.Certificate.Equal(certs[id].Leaf), tt.proto)
 				}
 			}
 		})
@@ -1051,7 +1051,7 @@ func TestTheCertificateGoesToKnownOriginsOnly(t *testing.T) {
 	for _, req := range foreign.APIRequests() {
 		if req.Certificate != nil || req.Header.Get("Authorization") != "" {
 			t.Errorf("%s at a foreign server: with the certificate: %v, with a token: %v; want neither",
-				req.Path, req.Certificate != nil, req.Header.Get("Authorization") != "")
+				req.RequestURI, req.Certificate != nil, req.Header.Get("Authorization") != "")
 		}
 	}
 }

@@ -114,7 +114,7 @@ const (
 // arrivals returns the API requests that have arrived for this path.
 func (w *clientWorld) arrivals(path string) (rs []mosaictest.Request) {
 	for _, r := range w.APIRequests() {
-		if r.Path == path {
+		if r.RequestURI == path {
 			rs = append(rs, r)
 		}
 	}

@@ -77,8 +77,8 @@ func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error
 	clone := t.Clone()
 	// An entry that was set by hand, as http2.ConfigureTransport does, leads the
 	// clone into t's connections, which were opened without cert. Where t spoke
-	// HTTP/2, by such an entry or, once cloned, by net/http's own, the clone is
-	// told to: by itself it would not, for the TLS configuration below.
+	// HTTP/2, by such an entry or by net/http's own, the clone is told to: with a
+	// TLSClientConfig set it would not by itself.
 	_, byHand := clone.TLSNextProto["h2"]
 	if _, speaks := t.TLSNextProto["h2"]; byHand || speaks && clone.Protocols == nil {
 		if clone.Protocols == nil {

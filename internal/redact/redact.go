@@ -26,8 +26,8 @@ var jwtLike = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+(\.[\w-]*)*`)
 // echo of it breaks off in the middle, or a gateway shows another's reply.
 var credential = regexp.MustCompile(`(?i)((?:access_token|refresh_token|id_token|client_secret|client_assertion)(?:\\?["']|&quot;|&#34;)?\s*[:=]\s*(?:\\?["']|&quot;|&#34;)?)[^\s"'&<>,;}\\[]+`)
 
-// A Redactor takes a secret, and anything that looks like a JWT, out of text. It
-// is safe for concurrent use.
+// A Redactor takes a secret, anything that looks like a JWT, and the values of
+// parameters that hold credentials out of text. It is safe for concurrent use.
 type Redactor struct {
 	spellings func() *regexp.Regexp // nil: there is no secret to look for
 }

@@ -26,6 +26,7 @@ type endpoint struct {
 	latency  atomic.Int64  // of fetches from now on, a time.Duration
 	fault    atomic.Value  // of every fetch from now on: a fault
 
+	last    atomic.Value // when it was asked last, a time.Time
 	fetches atomic.Int32
 	single  atomic.Int32 // of them, those of one request
 }
@@ -41,6 +42,7 @@ func (e *endpoint) fetch(_ context.Context, once bool) (*refresh.Token, error) {
 		e.single.Add(1)
 	}
 	sent := time.Now()
+	e.last.Store(sent)
 	time.Sleep(time.Duration(e.latency.Load()))
 	if f, _ := e.fault.Load().(fault); f.error != nil {
 		return nil, f.error
@@ -247,6 +249,46 @@ func TestWithAGoodTokenFailuresGoUnnoticed(t *testing.T) {
 		e.fail(nil)
 		time.Sleep(1 * time.Nanosecond)
 		want(t, s, fmt.Sprint("t", failed+2)) // pauses of a good token do not count
+	})
+}
+
+func TestTriesGetMoreFrequentTowardsATokensEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 {
+			e := &endpoint{lifetime: time.Hour}
+			s := refresh.New(e.fetch, nowhere)
+			want(t, s, "t1")
+			end := time.Now().Add(time.Hour)
+			e.fail(errors.New("out of order"))
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			if before := end.Sub(e.last.Load().(time.Time)); before > 2*time.Second {
+				t.Errorf("the last try came %s before the token's end; want 2 s at most, for the endpoint may be well again", before)
+			}
+			runtime.KeepAlive(s)
+		}
+	})
+}
+
+func TestASecondOutageWithinAMinuteIsLoggedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		e := &endpoint{lifetime: 5 * time.Second}
+		s := refresh.New(e.fetch, slog.New(slog.NewTextHandler(&log, nil)))
+		for n := range 2 {
+			e.fail(errors.New("out of order"))
+			want(t, s, "")
+			e.fail(nil)
+			if _, err := s.Token(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if got := strings.Count(log.String(), "level=WARN"); got != n+1 {
+				t.Errorf("after %d outages there are %d warnings; want one for each", n+1, got)
+			}
+			time.Sleep(5 * time.Second) // t3 was not used, and has ended
+		}
 	})
 }
 

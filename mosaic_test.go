@@ -48,6 +48,7 @@ func TestParseEndpointAcceptsNamesURLsAndDomains(t *testing.T) {
 	}{
 		{"eu", "https://api.eu.transmitsecurity.io"},
 		{"EU", mosaic.EU},
+		{"https://AZ-09_az.Zz.aA", "https://az-09_az.zz.aa"},
 		{"Us", mosaic.US},
 		{"us", "https://api.transmitsecurity.io"},
 		{"ca", "https://api.ca.transmitsecurity.io"},

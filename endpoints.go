@@ -3,7 +3,6 @@ package mosaic
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -167,7 +166,8 @@ func isHostName(s string) bool {
 // isLoopback reports whether a request to host stays on this machine. A name is
 // not looked up: only "localhost" itself counts (RFC 6761 §6.3).
 func isLoopback(host string) bool {
-	return strings.EqualFold(host, "localhost") || net.ParseIP(host).IsLoopback()
+	ip, _ := netip.ParseAddr(host) // the zero Addr is no loopback's
+	return strings.EqualFold(host, "localhost") || ip.IsLoopback()
 }
 
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)

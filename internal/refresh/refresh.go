@@ -314,7 +314,8 @@ func (s *Source) adopt(tok *Token, now time.Time) *held {
 		due:    tok.Lifetime/3 + rand.N(tok.Lifetime/15),
 		margin: min(maxMargin, tok.Lifetime/10),
 	}
-	s.failures, s.deadFailures, s.err, s.pausedUntil = 0, 0, nil, time.Time{}
+	s.failures, s.deadFailures, s.err = 0, 0, nil
+	s.pausedUntil, s.askedUntil = time.Time{}, time.Time{} // in a pause, wait returns err
 	s.current.Store(h)
 	s.failing.Store(false)
 	s.arm(h.left(now) - h.due)

@@ -129,24 +129,32 @@ func TestAfterTheFirstCallNobodyWaits(t *testing.T) {
 
 func TestAnIdleSourceMakesAtMostOneFurtherRequest(t *testing.T) {
 	bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		before := runtime.NumGoroutine()
+		before := goroutines(t)
 		src := srv.Config().TokenSource(srv.Context(t.Context()))
 		promptly(t, src)
 		time.Sleep(1000 * time.Hour)
 		wantRequests(t, srv, 1, 2)
 		srv.Client().CloseIdleConnections()
-		synctest.Wait()
-		for range 1000 { // goroutines of the runtime and of earlier tests come and go
-			if runtime.NumGoroutine() <= before {
-				break
-			}
-			runtime.Gosched()
-		}
-		if n := runtime.NumGoroutine(); n > before {
+		if n := goroutines(t); n > before {
 			t.Errorf("an idle source holds %d goroutines; want none", n-before)
 		}
 		promptly(t, src)
 	})
+}
+
+// goroutines counts those of the caller's bubble once all are at rest: outside
+// it the runtime's, and those of earlier tests, come and go.
+func goroutines(t testing.TB) int {
+	t.Helper()
+	synctest.Wait()
+	buf := make([]byte, 4<<20)
+	all := string(buf[:runtime.Stack(buf, true)])
+	own, _, _ := strings.Cut(all, "]") // the caller's comes first
+	_, bubble, ok := strings.Cut(own, "synctest bubble ")
+	if !ok {
+		t.Fatalf("the caller is in no bubble: %s", own)
+	}
+	return strings.Count(all, "synctest bubble "+bubble+"]")
 }
 
 func TestADroppedSourceRenewsNothing(t *testing.T) {

@@ -173,11 +173,13 @@ func isLoopback(host string) bool {
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
 // quoteEndpoint quotes s for an error, without what may be a password in it.
-func quoteEndpoint(s string) string {
+func quoteEndpoint(s string) string { return redact.Quote(maskUser(s), 64) }
+
+func maskUser(s string) string {
 	if at := strings.LastIndexByte(s, '@'); at >= 0 {
-		s = scheme.FindString(s[:at]) + redact.Mark + s[at:]
+		return scheme.FindString(s[:at]) + redact.Mark + s[at:]
 	}
-	return redact.Quote(s, 64)
+	return s
 }
 
 // check returns what is wrong with e as a Config's Endpoint, naming the field.

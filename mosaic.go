@@ -449,13 +449,20 @@ func (c Config) String() string {
 	text("KeyID", c.KeyID)
 	text("SigningAlgorithm", c.SigningAlgorithm)
 	text("AssertionAudience", c.AssertionAudience)
-	text("Endpoint", string(c.Endpoint))
+	text("Endpoint", maskUser(string(c.Endpoint)))
 	text("Resource", string(c.Resource))
-	list("Hosts", c.Hosts)
+	var hosts []string
+	for _, host := range c.Hosts {
+		hosts = append(hosts, maskUser(host))
+	}
+	list("Hosts", hosts)
 	list("Scopes", c.Scopes)
 	list("EndpointParams", slices.Sorted(maps.Keys(c.EndpointParams)))
 	return "mosaic.Config{" + b.String() + "}"
 }
+
+// GoString returns [Config.String]: some printers ask for it alone.
+func (c Config) GoString() string { return c.String() }
 
 // Format writes [Config.String] for every verb and flag.
 func (c Config) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
@@ -1082,10 +1089,7 @@ var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 // clean returns e without the request, without secrets and bounded. Of a reply
 // that claims success only the error code is left: its body may hold a token.
 func (r *requester) clean(e *oauth2.RetrieveError) *oauth2.RetrieveError {
-	field := func(s string) string {
-		// A secret that the first cut leaves half of lies behind the second one.
-		return redact.Cut(r.secret.Text(redact.Cut(s, 16*maxField)), maxField)
-	}
+	field := func(s string) string { return redact.Cut(r.secret.Text(s), maxField) }
 	c := &oauth2.RetrieveError{
 		Response: &http.Response{
 			Status:        field(e.Response.Status),

@@ -1183,8 +1183,12 @@ func TestNothingPrintedShowsASecret(t *testing.T) {
 	c.EndpointParams = url.Values{"b": {secret}, "a": {"1"}}
 	const want = `mosaic.Config{ClientID: "acme", ClientSecret: [redacted], Endpoint: "https://api.eu.transmitsecurity.io", ` +
 		`Resource: "https://risk.identity.security", Hosts: ["api.acme.com"], Scopes: ["a"], EndpointParams: ["a" "b"]}`
-	if c.String() != want {
-		t.Errorf("got another String than %s", want)
+	if c.String() != want || c.GoString() != want {
+		t.Errorf("got another String or GoString than %s", want)
+	}
+	mistaken := mosaic.Config{Endpoint: "https://acme:" + secret + "@acme.com", Hosts: []string{"acme:" + secret + "@acme.com"}}
+	if got, want := mistaken.String(), `mosaic.Config{Endpoint: "https://[redacted]@acme.com", Hosts: ["[redacted]@acme.com"]}`; got != want {
+		t.Errorf("with passwords where none may be: got another String than %s", want)
 	}
 
 	s := &stub{replies: []string{ok(secret, `"expires_in":60`)}} // so that one hunt does for the token, too

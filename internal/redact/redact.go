@@ -3,96 +3,183 @@
 package redact
 
 import (
-	"fmt"
+	"cmp"
+	"encoding/hex"
+	"encoding/json"
+	"html"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
 // Mark stands where something was taken out.
 const Mark = "[redacted]"
 
-// minSecret is the length from which on a secret is looked for. A shorter one
-// would shred the text: it occurs in it by chance.
-const minSecret = 8
+const (
+	// minSecret is the length from which on a secret is looked for. A shorter one
+	// would shred the text: it occurs in it by chance.
+	minSecret = 8
+
+	// maxLayers is how many escapes on top of each other are undone: a form, in
+	// the URL that a login page is to return to, in HTML, in JSON, are four.
+	maxLayers = 5
+
+	// Of a longer text maxText bytes are read, and what begins in the last
+	// maxEcho of them is left out: it may be the beginning of a secret.
+	maxText = 16 << 10
+	maxEcho = 8 << 10
+)
 
 // jwtLike is what tokens and assertions look like, whoever made them.
 var jwtLike = regexp.MustCompile(`eyJ[\w-]+\.[\w-]+(\.[\w-]*)*`)
 
 // credential is the value of a parameter or member that holds one, also where an
 // echo of it breaks off in the middle, or a gateway shows another's reply.
-var credential = regexp.MustCompile(`(?i)((?:access_token|refresh_token|id_token|client_secret|client_assertion)(?:\\?["']|&quot;|&#34;)?\s*[:=]\s*(?:\\?["']|&quot;|&#34;)?)[^\s"'&<>,;}\\[]+`)
+var credential = regexp.MustCompile(`(?i)(?:access_token|refresh_token|id_token|client_secret|client_assertion)(?:\\?["']|&quot;|&#34;)?\s*[:=]\s*(?:\\?["']|&quot;|&#34;)?([^\s"'&<>,;}\\[]+)`)
 
 // A Redactor takes a secret, anything that looks like a JWT, and the values of
 // parameters that hold credentials out of text. It is safe for concurrent use.
 type Redactor struct {
-	spellings func() *regexp.Regexp // nil: there is no secret to look for
+	needles []string // the secret, also without what looks like an escape in it
 }
 
 // New returns a Redactor for secret, which may be empty.
 func New(secret string) *Redactor {
-	if len(secret) < minSecret {
-		return new(Redactor)
+	secret = strings.TrimSpace(secret) // as a header's value is, and much else
+	bare := newView(secret)
+	for range maxLayers {
+		bare = bare.unescape()
 	}
-	// Most secrets are never found in anything.
-	return &Redactor{sync.OnceValue(func() *regexp.Regexp { return spellings(secret) })}
+	r := new(Redactor)
+	for _, needle := range []string{secret, bare.text} {
+		if len(needle) >= minSecret {
+			r.needles = append(r.needles, unplus.Replace(needle))
+		}
+	}
+	return r
 }
 
-// Text returns s with [Mark] in the place of what is secret.
+// unplus makes one of the two ways in which a form has a space.
+var unplus = strings.NewReplacer("+", " ")
+
+// Text returns s with [Mark] in the place of what is secret, however it is
+// escaped: as in a form, in JSON, in HTML, and any of these in another.
 func (r *Redactor) Text(s string) string {
-	if r.spellings != nil {
-		s = r.spellings().ReplaceAllLiteralString(s, Mark)
+	end := len(s)
+	if end > maxText {
+		s, end = Cut(s, maxText), maxText-maxEcho
 	}
-	s = jwtLike.ReplaceAllLiteralString(s, Mark)
-	return credential.ReplaceAllString(s, "${1}"+Mark)
+	v := newView(s)
+	found := r.find(v)
+	for range maxLayers {
+		inner := v.unescape()
+		if inner.text == v.text {
+			break
+		}
+		v = inner
+		found = append(found, r.find(v)...)
+	}
+	slices.SortFunc(found, func(a, b span) int { return cmp.Compare(a.from, b.from) })
+
+	var b strings.Builder
+	done := 0
+	for _, f := range found {
+		if f.from >= end {
+			break
+		}
+		if f.from >= done {
+			b.WriteString(s[done:f.from] + Mark)
+		}
+		done = max(done, f.to)
+	}
+	if done < end {
+		b.WriteString(s[done:end])
+	}
+	return b.String()
 }
 
 // Quote returns [Quote] of r.Text(s).
 func (r *Redactor) Quote(s string, n int) string { return Quote(r.Text(s), n) }
 
-// spellings matches secret as it stands in a form, in JSON, in HTML or in text:
-// what echoes a request may escape each of its characters, and what comes behind
-// it may escape that once more.
-func spellings(secret string) *regexp.Regexp {
-	var b strings.Builder
-	for len(secret) > 0 {
-		c, size := utf8.DecodeRuneInString(secret)
-		octets := secret[:size] // of c, or one that is no UTF-8
-		secret = secret[size:]
-		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' {
-			b.WriteRune(c)
-			continue
+// A span is a part of the text that a view was made of.
+type span struct{ from, to int }
+
+// find returns where v shows what is secret.
+func (r *Redactor) find(v view) (found []span) {
+	add := func(from, to int) { found = append(found, span{v.at[from], v.at[to]}) }
+	text := unplus.Replace(v.text)
+	for _, needle := range r.needles {
+		for from := 0; ; {
+			i := strings.Index(text[from:], needle)
+			if i < 0 {
+				break
+			}
+			from += i + len(needle)
+			add(from-len(needle), from)
 		}
-		percent := ""
-		for _, octet := range []byte(octets) {
-			percent += escaped('%') + fmt.Sprintf("(?i:%02x)", octet)
-		}
-		b.WriteString("(?:" + escaped(c) + "|" + percent)
-		if c == ' ' {
-			b.WriteString("|" + escaped('+'))
-		}
-		b.WriteString(")")
 	}
-	return regexp.MustCompile(b.String())
+	for _, m := range jwtLike.FindAllStringIndex(v.text, -1) {
+		add(m[0], m[1])
+	}
+	for _, m := range credential.FindAllStringSubmatchIndex(v.text, -1) {
+		add(m[2], m[3])
+	}
+	return found
 }
 
-// escaped matches c, or its escape in JSON, HTML or a string's syntax.
-func escaped(c rune) string {
-	unicode := ""
-	for _, unit := range utf16.Encode([]rune{c}) {
-		unicode += fmt.Sprintf(`\\+u(?i:%04x)`, unit)
-	}
-	entity := fmt.Sprintf("#0*%d|#[xX]0*(?i:%x)", c, c)
-	if name := entities[c]; name != "" {
-		entity += "|" + name
-	}
-	return fmt.Sprintf(`(?:\\*%s|%s|&(?:amp;)*(?:%s);)`, regexp.QuoteMeta(string(c)), unicode, entity)
+// A view is a text some of whose escapes are undone.
+type view struct {
+	text string
+	at   []int // where each byte of text begins in what the view was made of, and where that ends
 }
 
-var entities = map[rune]string{'&': "amp", '<': "lt", '>': "gt", '"': "quot", '\'': "apos", '+': "plus"}
+func newView(s string) view {
+	at := make([]int, len(s)+1)
+	for i := range at {
+		at[i] = i
+	}
+	return view{s, at}
+}
+
+// escape matches a character that is escaped in a form, in HTML, in JSON or in
+// the syntax of a string.
+var escape = regexp.MustCompile(`(?s)%[[:xdigit:]]{2}|&(?:#[0-9]{1,7}|#[xX][[:xdigit:]]{1,6}|[A-Za-z]{2,8});|` +
+	`\\u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}|\\u[[:xdigit:]]{4}|\\x[[:xdigit:]]{2}|\\.`)
+
+// unescape undoes the outermost escapes.
+func (v view) unescape() view {
+	var text strings.Builder
+	var at []int
+	done := 0
+	for _, m := range escape.FindAllStringIndex(v.text, -1) {
+		text.WriteString(v.text[done:m[0]])
+		at = append(at, v.at[done:m[0]]...)
+		c := character(v.text[m[0]:m[1]])
+		text.WriteString(c)
+		for range len(c) {
+			at = append(at, v.at[m[0]])
+		}
+		done = m[1]
+	}
+	text.WriteString(v.text[done:])
+	return view{text.String(), append(at, v.at[done:]...)}
+}
+
+// character returns what an escape stands for.
+func character(escape string) (c string) {
+	switch {
+	case escape[0] == '&':
+		return html.UnescapeString(escape)
+	case escape[0] == '%' || escape[1] == 'x' && len(escape) == 4:
+		octet, _ := hex.DecodeString(escape[len(escape)-2:])
+		return string(octet)
+	case escape[1] == 'u' && json.Unmarshal([]byte(`"`+escape+`"`), &c) == nil:
+		return c
+	}
+	return escape[1:]
+}
 
 // Quote returns the first n bytes of s in Go's syntax, in which no control
 // character is left.

@@ -104,6 +104,60 @@ func TestASecretIsTakenOutInEverySpelling(t *testing.T) {
 	}
 }
 
+func TestASecretIsTakenOutInASpellingOfASpelling(t *testing.T) {
+	for i, secret := range append(secrets, "q7Xk+Vb2/mN9pLw0sTzR4A==", `100%41&\u0042&amp;C`) {
+		r := redact.New(secret)
+		for _, inner := range spellings {
+			for _, outer := range spellings {
+				text := outer.of(inner.of(secret))
+				if got := r.Text("1" + text + "2" + text + "&x=3"); got != "1[redacted]2[redacted]&x=3" {
+					t.Errorf("secret %d, as in %s, as in %s: got a text of %d bytes; want 1[redacted]2[redacted]&x=3",
+						i, inner.name, outer.name, len(got))
+				}
+			}
+		}
+	}
+}
+
+func TestASecretIsTakenOutOfALoginPagesRedirect(t *testing.T) {
+	const secret = "q7Xk+Vb2/mN9pLw0sTzR4A=="
+	form := url.Values{"client_secret": {secret}, "grant_type": {"client_credentials"}}.Encode()
+	location := "https://login.acme.com/?return_to=" + url.QueryEscape("/oidc/token?"+form)
+	page := inJSON(`<a href="` + html.EscapeString("/go?to="+url.QueryEscape(location)) + `">`)
+	for _, text := range []string{form, location, page} {
+		want := strings.NewReplacer(
+			url.QueryEscape(secret), "[redacted]",
+			url.QueryEscape(url.QueryEscape(secret)), "[redacted]",
+			url.QueryEscape(url.QueryEscape(url.QueryEscape(secret))), "[redacted]").Replace(text)
+		if got := redact.New(secret).Text(text); got != want || want == text {
+			t.Errorf("got a text of %d bytes; want %q", len(got), want)
+		}
+	}
+}
+
+// What carries a secret may trim it, and a person may paste it with a space.
+func TestASecretWithASpaceAtItsEndIsTakenOutWhereThatIsTrimmed(t *testing.T) {
+	if got, want := redact.New(" 0123456789 ").Text("secret='0123456789'"), "secret='[redacted]'"; got != want {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
+// Of a text that is too long to be read whole, the end of what is read may hold
+// the beginning of a secret.
+func TestNoPieceOfASecretIsLeftOfALongText(t *testing.T) {
+	secret := strings.Repeat("0123456789", 30)
+	for shift := 0; shift < len(secret); shift += 7 {
+		text := strings.Repeat("-", shift) + strings.Repeat(secret+"+", 100)
+		got := redact.New(secret).Text(text)
+		if strings.Contains(got, "0123456789") {
+			t.Fatalf("shifted by %d: a piece of a secret is left", shift)
+		}
+		if !strings.HasPrefix(got[shift:], "[redacted]+[redacted]+") {
+			t.Fatalf("shifted by %d: got a text of %d bytes; want [redacted]+[redacted]+…", shift, len(got))
+		}
+	}
+}
+
 func TestASecretUnderEightBytesIsLeft(t *testing.T) {
 	for secret, want := range map[string]string{
 		"":         "error in errors: 1234567, 12345678",
@@ -142,6 +196,8 @@ func TestTheValueOfACredentialIsTakenOut(t *testing.T) {
 		{"&quot;client_assertion&quot;:&quot;b&quot;", "&quot;client_assertion&quot;:&quot;[redacted]&quot;"},
 		{"<b>&#34;access_token&#34;=b</b>", "<b>&#34;access_token&#34;=[redacted]</b>"},
 		{"an echo, cut off: client_secret=b", "an echo, cut off: client_secret=[redacted]"},
+		{"/login?next=%2F%3Fclient_secret%3Db%26x%3Dc", "/login?next=%2F%3Fclient_secret%3D[redacted]%26x%3Dc"},
+		{`client_secret\u003db\u0026x`, `client_secret\u003d[redacted]\u0026x`},
 		{"client_assertion_type=urn:b", "client_assertion_type=urn:b"},
 		{"no access_token, sorry", "no access_token, sorry"},
 		{"access_token=&client_secret=", "access_token=&client_secret="},

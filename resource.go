@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -98,8 +99,11 @@ const (
 	pauseInvalid = 10 * time.Second
 	pauseOther   = time.Minute
 
+	maxRedirects = 100 // ten times what an http.Client follows; a request may be made to lead to itself
+
 	maxReplayWait = 5 * time.Second // a renewal takes well under one, and somebody waits
 	maxHeldBody   = 64 << 10        // a 401 has a line or two
+	maxChallenge  = 8 << 10         // bytes of one WWW-Authenticate, which has a line
 )
 
 // transport returns the RoundTripper of c's client over the caller's own.
@@ -152,7 +156,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if sent == nil {
 		return send(t.base(), req, req)
 	}
-	a := t.audienceOf(req.URL.Path)
+	a := t.audienceOf(req.URL)
 	tok, err := a.source.Token(req.Context())
 	if err != nil {
 		closeBody(req)
@@ -195,7 +199,8 @@ func (t *transport) base() http.RoundTripper {
 // is judged by all that led to it: a page that Mosaic did not write must not be
 // able to send the client to DELETE /cis/… with a token.
 func (t *transport) stranger(req *http.Request) (why string) {
-	for r, first := req, true; ; first = false {
+	r, first := req, true
+	for range maxRedirects {
 		switch {
 		case !t.knows(r.URL) && first:
 			return "its origin is not known"
@@ -210,20 +215,20 @@ func (t *transport) stranger(req *http.Request) (why string) {
 		case r.Response.Request == nil:
 			return "a redirect from an unknown request led to it"
 		}
-		r = r.Response.Request
+		r, first = r.Response.Request, false
 	}
+	return "too many redirects led to it"
 }
 
 func (t *transport) knows(u *url.URL) bool {
 	if u == nil || u.Opaque != "" {
 		return false
 	}
-	for _, o := range t.known {
-		if o.scheme == u.Scheme && (o.host == u.Host || sameHost(u.Scheme, o.host, u.Host)) {
-			return true
-		}
+	if slices.Contains(t.known, origin{u.Scheme, u.Host}) { // as nearly all are spelled
+		return true
 	}
-	return false
+	host, err := canonicalHost(u.Scheme, strings.TrimSuffix(u.Host, ":")) // an empty port is the default one (RFC 3986 §6.2.3)
+	return err == nil && slices.Contains(t.known, origin{u.Scheme, host})
 }
 
 // sameHost reports whether two hosts of URLs are one.
@@ -247,9 +252,13 @@ func isAuthorization(name string) bool {
 	return len(name) == len("Authorization") && strings.EqualFold(name, "Authorization")
 }
 
-// audienceOf returns the audience of a request with this path.
-func (t *transport) audienceOf(path string) *audience {
-	segment, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+// audienceOf returns the audience of a request for u.
+func (t *transport) audienceOf(u *url.URL) *audience {
+	segment, _, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	if u.RawPath != "" { // an escaped slash ends no segment
+		segment, _, _ = strings.Cut(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
+		segment, _ = url.PathUnescape(segment)
+	}
 	for i, a := range t.services {
 		if services[i].segment == segment {
 			return a
@@ -314,7 +323,10 @@ func (t *transport) unauthorized(a *audience, req *http.Request, res *http.Respo
 		return res, nil
 	}
 	next, err := renewal.Wait(ctx)
-	if err != nil || next == nil || next.AccessToken == tok.AccessToken {
+	if err == nil {
+		next, err = a.source.Token(ctx) // that of a long request may have ended, too
+	}
+	if err != nil || next.AccessToken == tok.AccessToken {
 		return res, nil
 	}
 	body := req.Body
@@ -354,7 +366,7 @@ var challenge = regexp.MustCompile(`([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)|
 func saysInvalidToken(h http.Header) bool {
 	for _, value := range h["Www-Authenticate"] {
 		scheme := ""
-		for _, m := range challenge.FindAllStringSubmatch(value, -1) {
+		for _, m := range challenge.FindAllStringSubmatch(value[:min(len(value), maxChallenge)], -1) {
 			switch {
 			case m[3] != "":
 				scheme = m[3]
@@ -390,26 +402,19 @@ func hold(ctx context.Context, res *http.Response) bool {
 	if res.Body == nil {
 		return true
 	}
-	body := &heldBody{rest: res.Body, read: make(chan struct{})}
+	body := &heldBody{rest: res.Body, more: make(chan struct{}, 1)}
 	res.Body = body
-	go func() {
-		defer close(body.read)
-		defer func() {
-			if recover() != nil { // it is not the caller's goroutine
-				body.err = errors.New("mosaic: reading the response's body panicked")
-			}
-		}()
-		body.head, body.err = io.ReadAll(io.LimitReader(body.rest, maxHeldBody+1))
-	}()
-	select {
-	case <-body.read:
-	case <-ctx.Done():
+	go body.readAhead()
+	for open := true; open; {
+		select {
+		case _, open = <-body.more:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	if body.err != io.EOF {
 		return false
 	}
-	if body.err != nil || len(body.head) > maxHeldBody {
-		return false
-	}
-	body.err = io.EOF // what Close leaves of the rest is an error
 	body.Close()
 	return true
 }
@@ -417,22 +422,56 @@ func hold(ctx context.Context, res *http.Response) bool {
 // A heldBody is a response body whose beginning is, or is being, read ahead.
 type heldBody struct {
 	rest io.ReadCloser
-	read chan struct{} // closed when head and err are there
-	head []byte
-	err  error // that comes behind head; nil: the rest does
+	more chan struct{} // gets a value when there is more, and is closed when no more is read ahead
+
+	mu   sync.Mutex
+	head []byte // read ahead, and not by the caller; guarded by mu
+	err  error  // behind head; nil: the rest is; guarded by mu
+}
+
+func (b *heldBody) readAhead() {
+	defer close(b.more)
+	defer func() {
+		if recover() != nil { // it is not the caller's goroutine
+			b.add(nil, errors.New("mosaic: reading the response's body panicked"))
+		}
+	}()
+	chunk := make([]byte, 4<<10)
+	for held := 0; held <= maxHeldBody; {
+		n, err := b.rest.Read(chunk)
+		held += n
+		b.add(chunk[:n], err)
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (b *heldBody) add(p []byte, err error) {
+	b.mu.Lock()
+	b.head, b.err = append(b.head, p...), err
+	b.mu.Unlock()
+	select {
+	case b.more <- struct{}{}:
+	default:
+	}
 }
 
 func (b *heldBody) Read(p []byte) (int, error) {
-	<-b.read
-	switch {
-	case len(b.head) > 0:
-		n := copy(p, b.head)
+	for open := true; ; _, open = <-b.more {
+		b.mu.Lock()
+		n, err := copy(p, b.head), b.err
 		b.head = b.head[n:]
-		return n, nil
-	case b.err != nil:
-		return 0, b.err
+		b.mu.Unlock()
+		switch {
+		case n > 0 || len(p) == 0:
+			return n, nil
+		case err != nil:
+			return 0, err
+		case !open:
+			return b.rest.Read(p)
+		}
 	}
-	return b.rest.Read(p)
 }
 
 func (b *heldBody) Close() error { return b.rest.Close() }

@@ -310,6 +310,9 @@ func TestEachRequestGetsTheTokenOfItsPath(t *testing.T) {
 		{"/cis/risk", cis},
 		{"/cis/../risk", cis},
 		{"//risk/v1", cis},
+		{"/risk%2Fv1", cis}, // one segment
+		{"/risk/v1%2Fx", risk},
+		{"/%72isk/v1%2Fx", risk},
 	} {
 		for _, way := range []struct {
 			name   string
@@ -621,6 +624,7 @@ func TestARedirectGetsATokenOnlyIfAllBeforeItWentToKnownOrigins(t *testing.T) {
 		why   string // the last has none
 	}{
 		{"within the origin", []string{eu, eu, eu}, 3, ""},
+		{"to an empty port, which is the default one", []string{eu, eu + ":"}, 2, ""},
 		{"to another known origin and back", []string{eu, activities, eu}, 3, ""},
 		{"out", []string{eu, "https://evil.com"}, 1, foreignTarget},
 		{"to another port", []string{eu, eu + ":8443"}, 1, foreignTarget},
@@ -679,6 +683,16 @@ func TestARedirectOfAnUnknownRequestGetsNoToken(t *testing.T) {
 	w := newClientWorld(t)
 	req := clientRequest(t, "GET", mosaic.EU.URL("/cis"), nil)
 	req.Response = new(http.Response)
+	clientDo(w.client(), req)
+	if seen := w.spy.take(); !slices.Equal(seen, []string{"GET " + string(mosaic.EU)}) {
+		t.Errorf("sent %q; want it sent without a token", seen)
+	}
+}
+
+func TestARequestThatIsToHaveLedToItselfGetsNoToken(t *testing.T) {
+	w := newClientWorld(t)
+	req := clientRequest(t, "GET", mosaic.EU.URL("/cis"), nil)
+	req.Response = &http.Response{Request: req}
 	clientDo(w.client(), req)
 	if seen := w.spy.take(); !slices.Equal(seen, []string{"GET " + string(mosaic.EU)}) {
 		t.Errorf("sent %q; want it sent without a token", seen)
@@ -1134,6 +1148,27 @@ func TestALateRefusalFindsTheSuccessorThere(t *testing.T) {
 	})
 }
 
+func TestALateRefusalWhoseSuccessorHasEndedWaitsForAnother(t *testing.T) {
+	clientBubble(t, func(t *testing.T, w *clientWorld) {
+		w.SetLifetime(time.Minute)
+		var polls atomic.Int32
+		w.Handle("/cis/poll", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if polls.Add(1) == 1 {
+				time.Sleep(2 * time.Minute)
+				clientUnauthorized(rw, clientInvalidToken)
+				return
+			}
+			io.WriteString(rw, r.Header.Get("Authorization"))
+		}))
+		r := clientGet(t, w.client(), mosaic.EU.URL("/cis/poll"))
+		r.want(t, 2*time.Minute, 200, "")
+		claims, err := mosaic.ParseClaims(&oauth2.Token{AccessToken: strings.TrimPrefix(r.body, "Bearer ")})
+		if err != nil || !time.Now().Before(claims.ExpiresAt.Time) {
+			t.Errorf("sent again with a token that has ended, or none (%v)", err)
+		}
+	})
+}
+
 func TestWhoIsSentAgainAfterA401(t *testing.T) {
 	replayable := func() io.Reader { return strings.NewReader("form") }
 	once := func() io.Reader { return newClientBody() }
@@ -1181,6 +1216,7 @@ func TestWhoIsSentAgainAfterA401(t *testing.T) {
 		{"invalid_token of another scheme, after Bearer", "POST", "", `Bearer realm="a", DPoP error="invalid_token"`, replayable, 1},
 		{"invalid_token within a description", "POST", "", `Bearer error_description="error=\"invalid_token\""`, replayable, 1},
 		{"invalid_token within a description, after a quote", "POST", "", `Bearer error_description="\", error=invalid_token"`, replayable, 1},
+		{"invalid_token behind 8 KiB", "POST", "", strings.Repeat("x ", 4<<10) + clientInvalidToken, replayable, 1},
 		{"another error", "POST", "", `Bearer error="insufficient_scope"`, replayable, 1},
 		{"a longer error", "POST", "", `Bearer error="invalid_token_format"`, replayable, 1},
 		{"a longer error without quotes", "POST", "", `Bearer error=invalid_token_format`, replayable, 1},
@@ -1530,6 +1566,34 @@ func TestTheBodyOfA401IsWholeHoweverLongItTakes(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestWhatHasComeOfTheBodyOfA401CanBeRead(t *testing.T) {
+	clientBubble(t, func(t *testing.T, w *clientWorld) {
+		w.Handle("/cis/refused", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			clientUnauthorized(rw, "")
+			rw.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}))
+		client := w.client()
+		w.warm(t, client, 10*time.Second)
+		begun := time.Now()
+		res, err := client.Get(mosaic.EU.URL("/cis/refused"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(clientRefusal))
+		if _, err := io.ReadFull(res.Body, got); err != nil || string(got) != clientRefusal {
+			t.Errorf("got %q and error %v; want what has come", got, err)
+		}
+		if took := time.Since(begun); took != 5*time.Second {
+			t.Errorf("read after %s; want 5s, when a replay was given up", took)
+		}
+		res.Body.Close()
+		if _, err := io.ReadAll(res.Body); err == nil {
+			t.Error("there is no error behind what came before Close")
+		}
+	})
 }
 
 func TestABodyOfA401ThatBreaksOffIsHandedOverAsItCame(t *testing.T) {

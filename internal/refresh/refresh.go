@@ -80,6 +80,7 @@ type Source struct {
 	timer        *time.Timer
 	failures     int       // in a row
 	deadFailures int       // those of them that left callers without a token
+	refusals     int       // those of them, in a row, that were refusals
 	err          error     // the last of them
 	pausedUntil  time.Time // no renewal before
 	askedUntil   time.Time // nor before this, as the endpoint has asked
@@ -137,9 +138,7 @@ func (s *Source) serves(h *held, left time.Duration) bool {
 
 func (s *Source) wait(ctx context.Context) (*Token, error) {
 	for {
-		if err := ctx.Err(); err != nil {
-			return nil, waitError{err}
-		}
+		ended := ctx.Err()
 		s.mu.Lock()
 		now := time.Now()
 		if h := s.current.Load(); h != nil && s.serves(h, h.left(now)) {
@@ -151,6 +150,10 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 			err := s.err
 			s.mu.Unlock()
 			return nil, err
+		}
+		if ended != nil {
+			s.mu.Unlock()
+			return nil, waitError{ended}
 		}
 		r := s.join()
 		s.mu.Unlock()
@@ -314,7 +317,7 @@ func (s *Source) adopt(tok *Token, now time.Time) *held {
 		due:    tok.Lifetime/3 + rand.N(tok.Lifetime/15),
 		margin: min(maxMargin, tok.Lifetime/10),
 	}
-	s.failures, s.deadFailures, s.err = 0, 0, nil
+	s.failures, s.deadFailures, s.refusals, s.err = 0, 0, 0, nil
 	s.pausedUntil, s.askedUntil = time.Time{}, time.Time{} // in a pause, wait returns err
 	s.current.Store(h)
 	s.failing.Store(false)
@@ -340,12 +343,19 @@ func (s *Source) fail(r *Renewal, now time.Time) (report func(time.Duration)) {
 		if h != nil { // the pauses get shorter again towards the token's end
 			pause = min(pause, max(h.left(now)/2, firstPause))
 		}
-	} else if s.deadFailures++; s.deadFailures > 1 {
-		limit := maxPauseTransient
-		if refused {
-			limit = maxPauseRefused
+	} else {
+		s.deadFailures++
+		s.refusals++
+		if !refused {
+			s.refusals = 0
 		}
-		pause = doubled(s.deadFailures-1, limit)
+		switch {
+		case s.deadFailures == 1:
+		case refused:
+			pause = doubled(max(s.refusals-1, 1), maxPauseRefused)
+		default:
+			pause = doubled(s.deadFailures-1, maxPauseTransient)
+		}
 	}
 	if pause > 0 {
 		pause = pause*3/4 + rand.N(pause/2)

@@ -329,6 +329,27 @@ func TestWithoutATokenFailuresAreSharedAndPaced(t *testing.T) {
 	}
 }
 
+func TestAfterASuccessPausesAreShortAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &endpoint{lifetime: time.Hour}
+		s := refresh.New(e.fetch, nowhere)
+		for _, fetches := range []int32{0, 6} {
+			e.fail(failure{refused: true})
+			want(t, s, "")
+			for _, pause := range []time.Duration{0, 1e9, 2e9, 4e9} {
+				time.Sleep(pause * 5 / 4)
+				want(t, s, "")
+			}
+			e.wantFetches(t, fetches+5)
+			e.fail(nil)
+			time.Sleep(10 * time.Second)
+			name := fmt.Sprint("t", fetches+6)
+			want(t, s, name)
+			s.Invalidate(name)
+		}
+	})
+}
+
 func TestAJitteredPauseIsNotTheSameTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		early := 0
@@ -554,6 +575,13 @@ func TestACallThatHasEndedAlreadyAsksForNothing(t *testing.T) {
 			t.Errorf("got %v; want the context's error", err)
 		}
 		e.wantFetches(t, 0)
+
+		e.fail(failure{})
+		want(t, s, "")
+		want(t, s, "")
+		if _, err := s.Token(ctx); err != (failure{}) {
+			t.Errorf("in a pause, where nothing is waited for: got %v; want the last error", err)
+		}
 	})
 }
 

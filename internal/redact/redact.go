@@ -48,7 +48,7 @@ type Redactor struct {
 // New returns a Redactor for secret, which may be empty.
 func New(secret string) *Redactor {
 	secret = strings.TrimSpace(secret) // as a header's value is, and much else
-	bare := newView(secret)
+	bare := view{text: secret}
 	for range maxLayers {
 		bare = bare.unescape()
 	}
@@ -71,7 +71,7 @@ func (r *Redactor) Text(s string) string {
 	if end > maxText {
 		s, end = Cut(s, maxText), maxText-maxEcho
 	}
-	v := newView(s)
+	v := view{text: s}
 	found := r.find(v)
 	for range maxLayers {
 		inner := v.unescape()
@@ -108,7 +108,7 @@ type span struct{ from, to int }
 
 // find returns where v shows what is secret.
 func (r *Redactor) find(v view) (found []span) {
-	add := func(from, to int) { found = append(found, span{v.at[from], v.at[to]}) }
+	add := func(from, to int) { found = append(found, span{v.origin(from), v.origin(to)}) }
 	text := unplus.Replace(v.text)
 	for _, needle := range r.needles {
 		for from := 0; ; {
@@ -132,15 +132,14 @@ func (r *Redactor) find(v view) (found []span) {
 // A view is a text some of whose escapes are undone.
 type view struct {
 	text string
-	at   []int // where each byte of text begins in what the view was made of, and where that ends
+	at   []int // where each byte of text was, and the end, before anything was undone; nil: where they are
 }
 
-func newView(s string) view {
-	at := make([]int, len(s)+1)
-	for i := range at {
-		at[i] = i
+func (v view) origin(i int) int {
+	if v.at == nil {
+		return i
 	}
-	return view{s, at}
+	return v.at[i]
 }
 
 // escape matches a character that is escaped in a form, in HTML, in JSON or in
@@ -150,21 +149,29 @@ var escape = regexp.MustCompile(`(?s)%[[:xdigit:]]{2}|&(?:#[0-9]{1,7}|#[xX][[:xd
 
 // unescape undoes the outermost escapes.
 func (v view) unescape() view {
+	if !strings.ContainsAny(v.text, `%&\`) { // as most have none
+		return v
+	}
 	var text strings.Builder
-	var at []int
+	at := make([]int, 0, len(v.text)+1)
 	done := 0
+	keep := func(end int) {
+		text.WriteString(v.text[done:end])
+		for ; done < end; done++ {
+			at = append(at, v.origin(done))
+		}
+	}
 	for _, m := range escape.FindAllStringIndex(v.text, -1) {
-		text.WriteString(v.text[done:m[0]])
-		at = append(at, v.at[done:m[0]]...)
+		keep(m[0])
 		c := character(v.text[m[0]:m[1]])
 		text.WriteString(c)
 		for range len(c) {
-			at = append(at, v.at[m[0]])
+			at = append(at, v.origin(m[0]))
 		}
 		done = m[1]
 	}
-	text.WriteString(v.text[done:])
-	return view{text.String(), append(at, v.at[done:]...)}
+	keep(len(v.text))
+	return view{text.String(), append(at, v.origin(len(v.text)))}
 }
 
 // character returns what an escape stands for.

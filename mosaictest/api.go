@@ -22,8 +22,8 @@ var services = map[string]mosaic.Resource{
 // Handle mounts an API: h gets the requests that match pattern, one of
 // [http.ServeMux], once their token has been found valid for their path. It can
 // answer 401 for reasons of its own, such as a wrong password. A pattern cannot
-// be mounted twice (ServeMux panics), nor one of the server's own three paths
-// be taken over.
+// be mounted twice (ServeMux panics); a handler of one of the server's own three
+// paths is never called.
 //
 // The request's body has been received whole, and its context ends with the
 // client's connection or with [Server.Close].

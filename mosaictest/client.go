@@ -47,7 +47,8 @@ func (s *Server) SetSecret(secret string) {
 // RegisterKey registers a client that authenticates with private_key_jwt (RFC
 // 7523 §2.2), or an existing one anew. The JWK Set is what is submitted to
 // Mosaic: each key has a kid, and as alg the only algorithm that is accepted
-// with it, RS256, PS256, ES256 or EdDSA.
+// with it, RS256, PS256, ES256 or EdDSA. One with an x5c and without an alg is a
+// certificate's, and is passed over.
 //
 // An assertion is accepted once, from its iat to its exp by the server's clock,
 // to the second, and if it lives for no more than five minutes. Its aud is a
@@ -239,6 +240,8 @@ type jwk struct {
 	X   string `json:"x,omitempty"`
 	Y   string `json:"y,omitempty"`
 	D   string `json:"d,omitempty"` // of a private key: refused
+
+	X5C []string `json:"x5c,omitempty"`
 }
 
 func parseKeys(jwks []byte) (map[string]clientKey, error) {
@@ -250,6 +253,9 @@ func parseKeys(jwks []byte) (map[string]clientKey, error) {
 	}
 	keys := make(map[string]clientKey)
 	for i, k := range set.Keys {
+		if k.Alg == "" && k.D == "" && len(k.X5C) > 0 {
+			continue
+		}
 		public, err := k.public()
 		if err != nil {
 			return nil, fmt.Errorf("key %d: %w", i, err)

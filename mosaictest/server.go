@@ -33,6 +33,9 @@
 // is a panic.
 package mosaictest
 
+// What package mosaic does, such as the table of services or reading a JWK Set,
+// is written here once more: the stand-in is to notice where that is wrong.
+
 import (
 	"context"
 	"crypto/ecdsa"
@@ -119,7 +122,8 @@ func NewServer() *Server {
 // its answers take none. Its endpoint is https://example.com; only
 // [Server.Client], or a clone of its transport, reaches it, under that name and
 // every subdomain, and it reaches nothing else. The caller closes it, in the
-// bubble that it was made in.
+// bubble that it was made in; a response's body that is left open keeps the
+// bubble from ending.
 //
 // It speaks TLS as NewServer's does, but HTTP/1.1 only: in Go 1.25, net/http's
 // HTTP/2 servers share channels, and a channel must not leave its bubble.

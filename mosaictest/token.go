@@ -172,6 +172,11 @@ func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time
 	if asked := form.Get("scope"); asked != "" {
 		scope = asked
 	}
+	return s.mint(r, form.Get("client_id"), audience, scope, now), nil
+}
+
+// mint returns the reply with a new token.
+func (s *Server) mint(r *http.Request, client, audience, scope string, now time.Time) map[string]any {
 	current := s.current()
 	seconds := int64(current.lifetime / time.Second)
 
@@ -184,11 +189,11 @@ func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time
 		"app_id":         "zl2trg3sanjsd63qs7se",
 		"roles":          []string{},
 		"jti":            rand.Text(),
-		"sub":            form.Get("client_id"),
+		"sub":            client,
 		"iat":            now.Unix(),
 		"exp":            now.Unix() + seconds,
 		"scope":          scope,
-		"client_id":      form.Get("client_id"),
+		"client_id":      client,
 		"iss":            string(s.endpoint),
 		"aud":            audience,
 		"ts_roles":       []string{"reader"},
@@ -208,7 +213,7 @@ func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time
 		"token_type":   "Bearer",
 		"expires_in":   seconds,
 		"scope":        scope,
-	}, nil
+	}
 }
 
 // thumbprint is the x5t#S256 of RFC 8705 §3.1.

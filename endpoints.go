@@ -60,7 +60,7 @@ const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL 
 func ParseEndpoint(s string) (Endpoint, error) {
 	e, err := parseEndpoint(s)
 	if err != nil {
-		return "", fmt.Errorf("mosaic: endpoint %s %w: %s", quoteEndpoint(s), err, endpointWanted)
+		return "", fmt.Errorf("mosaic: endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
 	}
 	return e, nil
 }
@@ -172,8 +172,9 @@ func isLoopback(host string) bool {
 
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
-// quoteEndpoint quotes s for an error, without what may be a password in it.
-func quoteEndpoint(s string) string { return redact.Quote(maskUser(s), 64) }
+// quoteURL quotes s, which should be a URL or a host, for an error, without what
+// may be a password in it.
+func quoteURL(s string) string { return redact.Quote(maskUser(s), 64) }
 
 func maskUser(s string) string {
 	if at := strings.LastIndexByte(s, '@'); at >= 0 {
@@ -191,7 +192,7 @@ func (e Endpoint) check() error {
 		return fmt.Errorf("Endpoint %q is a name, not a base URL: use %s, or ParseEndpoint for text", string(e), named.ident)
 	}
 	if _, err := parseBase(string(e)); err != nil {
-		return fmt.Errorf("Endpoint %s %w: use a constant such as mosaic.EU, or ParseEndpoint for text", quoteEndpoint(string(e)), err)
+		return fmt.Errorf("Endpoint %s %w: use a constant such as mosaic.EU, or ParseEndpoint for text", quoteURL(string(e)), err)
 	}
 	return nil
 }

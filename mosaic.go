@@ -59,6 +59,7 @@ package mosaic
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -70,14 +71,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -88,6 +88,7 @@ import (
 
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/expiry"
+	"example.com/mosaic/internal/guard"
 	"example.com/mosaic/internal/mtls"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
@@ -165,9 +166,9 @@ type Config struct {
 	EndpointParams url.Values
 
 	// Logger gets a record at debug for each token obtained and for each request
-	// that Client sends to an unknown origin, at warn when renewals fail (the
-	// first, then one a minute), and at error, with the stack, when foreign code
-	// panics; never a secret or a token. Nil logs nothing.
+	// that Client sends without one because of where it goes or comes from, at warn
+	// when renewals fail (the first, then one a minute), and at error, with the
+	// stack, when foreign code panics; never a secret or a token. Nil logs nothing.
 	Logger *slog.Logger
 }
 
@@ -197,31 +198,7 @@ func (c *Config) Validate() error {
 	case c.ClientSecret != "" && c.PrivateKey != nil:
 		add("ClientSecret and PrivateKey exclude each other")
 	}
-	if c.PrivateKey != nil {
-		pub, err := assertion.PublicKey(c.PrivateKey)
-		if err != nil {
-			add("%v", err)
-		}
-		if err == nil || c.SigningAlgorithm != "" && !assertion.Known(c.SigningAlgorithm) {
-			if _, err := assertion.Algorithm(pub, c.SigningAlgorithm); err != nil {
-				add("%v", err)
-			}
-		}
-		for _, field := range []struct{ name, value string }{
-			{"ClientID", c.ClientID}, {"KeyID", c.KeyID}, {"AssertionAudience", c.AssertionAudience},
-		} {
-			if !utf8.ValidString(field.value) {
-				add("%s is not valid UTF-8, which an assertion has to be", field.name)
-			}
-		}
-	}
-	for _, field := range []struct{ name, value string }{
-		{"KeyID", c.KeyID}, {"SigningAlgorithm", c.SigningAlgorithm}, {"AssertionAudience", c.AssertionAudience},
-	} {
-		if field.value != "" && c.PrivateKey == nil {
-			add("%s is set without PrivateKey", field.name)
-		}
-	}
+	c.checkKey(add)
 	if c.Certificate != nil {
 		for _, err := range mtls.Problems(c.Certificate) {
 			add("Certificate: %v", err)
@@ -235,7 +212,7 @@ func (c *Config) Validate() error {
 	}
 	for _, host := range c.Hosts {
 		if _, err := canonicalHost("https", host); err != nil {
-			add("Hosts: %s %v: want a host name, with a port or without", quoteEndpoint(host), err)
+			add("Hosts: %s %v: want a host name, with a port or without", quoteURL(host), err)
 		}
 	}
 	for _, name := range ownParams {
@@ -247,6 +224,33 @@ func (c *Config) Validate() error {
 		return errors.New("mosaic: invalid Config: " + strings.Join(problems, "; "))
 	}
 	return nil
+}
+
+// checkKey adds what is wrong with PrivateKey and the fields that belong to it.
+func (c *Config) checkKey(add func(format string, args ...any)) {
+	type field struct{ name, value string }
+	if c.PrivateKey == nil {
+		for _, f := range []field{{"KeyID", c.KeyID}, {"SigningAlgorithm", c.SigningAlgorithm}, {"AssertionAudience", c.AssertionAudience}} {
+			if f.value != "" {
+				add("%s is set without PrivateKey", f.name)
+			}
+		}
+		return
+	}
+	pub, err := assertion.PublicKey(c.PrivateKey)
+	if err != nil {
+		add("%v", err)
+	}
+	if err == nil || c.SigningAlgorithm != "" && !assertion.Known(c.SigningAlgorithm) {
+		if _, err := assertion.Algorithm(pub, c.SigningAlgorithm); err != nil {
+			add("%v", err)
+		}
+	}
+	for _, f := range []field{{"ClientID", c.ClientID}, {"KeyID", c.KeyID}, {"AssertionAudience", c.AssertionAudience}} {
+		if !utf8.ValidString(f.value) {
+			add("%s is not valid UTF-8, which an assertion has to be", f.name)
+		}
+	}
 }
 
 func hasControl(s string) bool {
@@ -360,9 +364,10 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 // renewed, at most once in ten seconds if the answer says invalid_token, else
 // once a minute. A request that net/http itself would repeat (GET, HEAD, OPTIONS,
 // TRACE, or one with an Idempotency-Key), or whose answer says invalid_token, is
-// then sent once more, if its body can be had again (GetBody) and the new token
-// is there within five seconds; any other gets its 401 at once. The client sends
-// a request again only after a server has answered 401 to it.
+// then sent once more, if its body can be had again (GetBody), the 401's has no
+// more than 64 KiB, and both that and the new token are there within five seconds;
+// any other gets its 401 at once. The client sends a request again only after a
+// server has answered 401 to it.
 //
 // Of the context only the HTTP client is taken, if it carries one under
 // [oauth2.HTTPClient]: its transport, which is used and not changed, its
@@ -498,8 +503,8 @@ type Confirmation struct {
 // ParseClaims reads the claims of t, for logs and decisions about one's own
 // token. It does not verify the signature: Mosaic is the audience of the token
 // and validates it. Never trust, on the strength of ParseClaims, a token that
-// somebody else has sent. The error is for a token that is no JWT, or has a
-// documented claim of another type than documented; it does not hold the token.
+// somebody else has sent. The error is for a token that is no JWT, or has a claim
+// of another type than Mosaic or RFC 7519 documents; it does not hold the token.
 func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	if t == nil {
 		return nil, errors.New("mosaic: cannot read the claims of a nil token")
@@ -522,10 +527,11 @@ const (
 	// than 8 or 16 KiB, and Mosaic's tokens have about one.
 	maxToken = 16 << 10
 
-	// maxSkew is how far the server's clock may be from the local one before an
-	// assertion is dated by it: less than the ten seconds that an assertion is
-	// dated back.
-	maxSkew = 5 * time.Second
+	// maxSkew is how far the server's clock may seem from the local one before an
+	// assertion that was refused is dated by it. A server that takes none older
+	// than 15 s refuses one that was dated back by ten where the clocks differ by
+	// four: Date and iat are rounded down to the second.
+	maxSkew = 3 * time.Second
 
 	maxQuote  = 200      // bytes of foreign text in an error's line
 	maxField  = 4 << 10  // bytes of foreign text in a field that an error makes reachable
@@ -535,7 +541,7 @@ const (
 // A requester makes token requests: what a valid Config becomes when a source or
 // a client is made of it. It is safe for concurrent use.
 type requester struct {
-	origin *Config // not read: stands for its PrivateKey in signing
+	of     *Config // not read: whom its signers are called for
 	conf   *Config // a deep copy
 	key    *assertion.Key
 	client *http.Client    // a copy of the context's
@@ -543,6 +549,8 @@ type requester struct {
 	leaf   string          // the x5t#S256 of conf.Certificate
 	secret *redact.Redactor
 	ahead  atomic.Int64 // how far the server's clock is ahead of the local one, a time.Duration
+
+	handshake atomic.Pointer[signerError] // what crypto/tls last got of Certificate's key, and makes text of
 }
 
 func (c *Config) requester(ctx context.Context) (*requester, error) {
@@ -550,7 +558,7 @@ func (c *Config) requester(ctx context.Context) (*requester, error) {
 		return nil, err
 	}
 	client := *contextClient(ctx)
-	r := &requester{origin: c, conf: c.clone(), client: &client, secret: redact.New(c.ClientSecret)}
+	r := &requester{of: c, conf: c.clone(), client: &client, secret: redact.New(c.ClientSecret)}
 	if c.PrivateKey != nil {
 		key, err := assertion.NewKey(c.PrivateKey, c.SigningAlgorithm, c.KeyID)
 		if err != nil {
@@ -559,7 +567,7 @@ func (c *Config) requester(ctx context.Context) (*requester, error) {
 		r.key = key
 	}
 	if c.Certificate != nil {
-		bound, err := mtls.Bind(client.Transport, r.conf.Certificate)
+		bound, err := mtls.Bind(client.Transport, r.conf.Certificate, r.signHandshake)
 		if err != nil {
 			return nil, fmt.Errorf("mosaic: Certificate %w", err)
 		}
@@ -708,6 +716,9 @@ func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.To
 	received := time.Now()
 	if err != nil {
 		failure := r.explain(ctx, x, err)
+		if failure.retryAfter = x.retryAfter(); failure.retryAfter > 0 {
+			failure.what += "; it asks to wait " + failure.retryAfter.String()
+		}
 		if r.key != nil {
 			r.redate(failure, x, ahead, sent, received)
 		}
@@ -738,56 +749,37 @@ func (r *requester) redate(failure *tokenError, x *exchange, assumed time.Durati
 	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", ahead.Abs().Round(time.Second))
 }
 
-// signing has the Configs whose PrivateKey is at work: *Config → chan struct{},
-// closed when it is done. So a signer that hangs costs one goroutine, also for
-// Config.Token, each call of which makes a requester of its own.
-var signing sync.Map
-
 // sign returns a new client assertion, dated so far ahead of the local clock.
 func (r *requester) sign(ctx context.Context, ahead time.Duration) (string, *tokenError) {
-	late := &tokenError{what: "PrivateKey did not sign in time", transient: true}
-	done := make(chan struct{})
-	for {
-		busy, loaded := signing.LoadOrStore(r.origin, done)
-		if !loaded {
-			break
-		}
-		select {
-		case <-busy.(chan struct{}):
-		case <-ctx.Done():
-			return "", late
-		}
+	audience := cmp.Or(r.conf.AssertionAudience, r.tokenURL())
+	signed, err := guard.Call(ctx, r.guard("PrivateKey", r.key.Signer), func() (string, error) {
+		return r.key.Sign(assertion.Claims{ClientID: r.conf.ClientID, Audience: audience, Now: time.Now().Add(ahead)})
+	})
+	if err == nil {
+		return signed, nil
 	}
-	claims := assertion.Claims{ClientID: r.conf.ClientID, Audience: r.conf.AssertionAudience, Now: time.Now().Add(ahead)}
-	if claims.Audience == "" {
-		claims.Audience = r.tokenURL()
+	if failed := (*guard.Error)(nil); errors.As(err, &failed) && failed.Late {
+		return "", &tokenError{what: err.Error(), cause: signerError{err}, transient: true}
 	}
-	var signed string
-	var stack []byte
-	err := errors.New("PrivateKey ended its goroutine (runtime.Goexit)")
-	go func() {
-		defer close(done)
-		defer signing.Delete(r.origin)
-		defer func() {
-			if recover() != nil { // its value may hold anything, a key too
-				stack = debug.Stack()
-				err = errors.New("PrivateKey panicked (its stack is in the log)")
-			}
-		}()
-		signed, err = r.key.Sign(claims)
-	}()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		return "", late
-	}
-	if stack != nil {
-		r.conf.Logger.Error("mosaic: PrivateKey panicked", "stack", string(stack))
-	}
+	return "", &tokenError{what: "no client assertion: " + r.secret.Quote(err.Error(), maxQuote), cause: signerError{err}}
+}
+
+// signHandshake returns what sign does, which calls the key of Certificate. It
+// has less time than an attempt, so that there is some left to say what failed:
+// net/http ends a handshake by a context of its own.
+func (r *requester) signHandshake(sign func() ([]byte, error)) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout-time.Second)
+	defer cancel()
+	key, _ := r.conf.Certificate.PrivateKey.(crypto.Signer)
+	signature, err := guard.Call(ctx, r.guard("the private key of Certificate", key), sign)
 	if err != nil {
-		return "", &tokenError{what: "no client assertion: " + r.secret.Quote(err.Error(), maxQuote), cause: signerError{err}}
+		r.handshake.Store(&signerError{err})
 	}
-	return signed, nil
+	return signature, err
+}
+
+func (r *requester) guard(name string, signer crypto.Signer) guard.Guard {
+	return guard.Guard{Of: r.of, Signer: signer, Name: name, Log: r.conf.Logger}
 }
 
 // A signerError is a signer's error, in which errors.Is finds everything but the
@@ -819,7 +811,7 @@ func (r *requester) accept(t *oauth2.Token, sent, received, date time.Time) (*re
 	if !t.Expiry.IsZero() {
 		expiresIn = t.Expiry.Sub(received).Round(time.Second) // x/oauth2 has counted it from when it read the reply
 	}
-	end, err := expiry.Of(expiry.Reply{
+	end, life, err := expiry.Of(expiry.Reply{
 		AccessToken: t.AccessToken,
 		ExpiresIn:   expiresIn,
 		Sent:        sent,
@@ -834,7 +826,7 @@ func (r *requester) accept(t *oauth2.Token, sent, received, date time.Time) (*re
 		Token:         *t,
 		Authorization: "Bearer " + t.AccessToken,
 		Sent:          sent,
-		Lifetime:      end.Sub(sent.Round(0)),
+		Lifetime:      life,
 	}, nil
 }
 
@@ -911,6 +903,9 @@ func (x *exchange) date() time.Time {
 // retryAfter returns how long the reply asks to wait (RFC 9110 §10.2.3), zero if
 // it does not.
 func (x *exchange) retryAfter() time.Duration {
+	if x.response == nil {
+		return 0
+	}
 	value := x.response.Header.Get("Retry-After")
 	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil {
 		return time.Duration(max(seconds, 0)) * time.Second
@@ -1003,6 +998,7 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 	}
 	text := r.secret.Quote(fmt.Sprint(err), maxQuote) // Sprint, for a foreign Error method may panic
 	var badCertificate *tls.CertificateVerificationError
+	var network *net.OpError
 	switch {
 	case errors.As(err, &badCertificate):
 		return &tokenError{what: "the server's certificate does not verify (" + text + "): check Endpoint, the local clock, and whether a proxy ends TLS here", refused: true}
@@ -1012,10 +1008,17 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 		return &tokenError{what: "the reply did not end in time", transient: true}
 	case x.response != nil:
 		return &tokenError{what: "the reply broke off: " + text, transient: true}
-	case errors.Is(err, io.EOF):
-		return &tokenError{what: "the connection was closed before a reply came", transient: true}
+	case errors.As(err, &network) && network.Op == "dial", strings.Contains(text, "HTTP response to HTTPS client"):
+		return &tokenError{what: text + ": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)", transient: true}
+	case strings.Contains(text, "tls: failed to sign handshake") && r.handshake.Load() != nil:
+		return &tokenError{what: text, cause: r.handshake.Load(), transient: true}
 	case strings.Contains(text, "remote error: tls:") && strings.Contains(text, "certificate"):
 		return &tokenError{what: text + ": check Certificate", transient: true}
+	case errors.Is(err, io.EOF):
+		text = "the connection was closed before a reply came"
+	}
+	if r.bound != nil { // in TLS 1.3 what says so may be lost behind the end of the connection
+		text += ": the server may have refused Certificate"
 	}
 	return &tokenError{what: text, transient: true}
 }
@@ -1025,10 +1028,9 @@ func (r *requester) explainReply(x *exchange, reply *oauth2.RetrieveError) *toke
 	status := x.response.StatusCode
 	clean := r.clean(reply)
 	e := &tokenError{
-		cause:      clean,
-		transient:  status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500,
-		refused:    status/100 == 4 && status != http.StatusRequestTimeout,
-		retryAfter: x.retryAfter(),
+		cause:     clean,
+		transient: status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500,
+		refused:   status/100 == 4 && status != http.StatusRequestTimeout,
 	}
 
 	what := []string{redact.Quote(clean.Response.Status, 60)}
@@ -1044,9 +1046,6 @@ func (r *requester) explainReply(x *exchange, reply *oauth2.RetrieveError) *toke
 	e.what = strings.Join(what, ", ")
 	if hint := r.hint(status, clean.ErrorCode, isHTML(x.response)); hint != "" {
 		e.what += ": " + hint
-	}
-	if e.retryAfter > 0 {
-		e.what += "; it asks to wait " + e.retryAfter.String()
 	}
 	return e
 }

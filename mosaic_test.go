@@ -582,25 +582,27 @@ func TestRetryAfterIsMindedAsFarAsItFits(t *testing.T) {
 		{"a date that is over", "Retry-After: Fri, 31 Dec 1999 23:00:00 GMT", []time.Duration{jitter, jitter}},
 		{"a date by the server's clock", "Date: Sat, 01 Jan 2000 07:00:00 GMT\r\nRetry-After: Sat, 01 Jan 2000 07:00:04 GMT", []time.Duration{4 * second, 4 * second}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := &stub{replies: []string{"HTTP/1.1 503 Service Unavailable\r\n" + tt.header + "\r\n\r\n"}}
-				_, err := conf().Token(s.context(t))
-				sent := s.requests()
-				if err == nil || len(sent) != len(tt.want)+1 {
-					t.Fatalf("got error %v, %d attempts; want %d", err, len(sent), len(tt.want)+1)
-				}
-				for i, want := range tt.want {
-					got := sent[i+1].at.Sub(sent[i].at)
-					if got != want && (want != jitter || got <= 0 || got >= second) {
-						t.Errorf("got pause %s; want %s", got, want)
+		for name, body := range map[string]string{"": "\r\n\r\n", " before a body that breaks off": "\r\nContent-Length: 9\r\n\r\n<"} {
+			t.Run(tt.name+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := &stub{replies: []string{"HTTP/1.1 503 Service Unavailable\r\n" + tt.header + body}}
+					_, err := conf().Token(s.context(t))
+					sent := s.requests()
+					if err == nil || len(sent) != len(tt.want)+1 {
+						t.Fatalf("got error %v, %d attempts; want %d", err, len(sent), len(tt.want)+1)
 					}
-				}
-				if took := time.Since(sent[len(sent)-1].at); took != 0 {
-					t.Errorf("the error came %s after the last attempt; want it at once", took)
-				}
+					for i, want := range tt.want {
+						got := sent[i+1].at.Sub(sent[i].at)
+						if got != want && (want != jitter || got <= 0 || got >= second) {
+							t.Errorf("got pause %s; want %s", got, want)
+						}
+					}
+					if took := time.Since(sent[len(sent)-1].at); took != 0 {
+						t.Errorf("the error came %s after the last attempt; want it at once", took)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -1056,7 +1058,8 @@ func TestNoErrorHoldsWhatATransportSays(t *testing.T) {
 		})))
 		wantNoSecret(t, err, secret, url.QueryEscape(secret))
 		wantOneLine(t, err, 1500)
-		if want := failed + ` (3 attempts): "proxy refused client_id=acme&client_secret=[redacted]&grant_type=client_credentials with\ndial: [redacted]"`; err.Error() != want {
+		if want := failed + ` (3 attempts): "proxy refused client_id=acme&client_secret=[redacted]&grant_type=client_credentials with\ndial: [redacted]": ` +
+			"check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)"; err.Error() != want {
 			t.Errorf("got another text than %s", want)
 		}
 	})
@@ -1800,11 +1803,12 @@ func BenchmarkTokenDuringRenewal(b *testing.B) {
 }
 
 // idle is a transport that hands out one token of 900 bytes and does nothing else.
-type idle struct{ res *http.Response }
+type idle struct{ res http.Response }
 
 func (b idle) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Path != "/oidc/token" {
-		return b.res, nil
+		res := b.res // the caller's own
+		return &res, nil
 	}
 	rec := httptest.NewRecorder()
 	rec.Header().Set("Content-Type", "application/json")
@@ -1816,7 +1820,7 @@ func (b idle) RoundTrip(req *http.Request) (*http.Response, error) {
 // a token: beside oauth2.Transport over the same source that x/oauth2 would use,
 // and beside the bare base transport, whose time is to be taken off both.
 func BenchmarkWarmRequest(b *testing.B) {
-	base := idle{&http.Response{StatusCode: http.StatusOK, Body: http.NoBody}}
+	base := idle{http.Response{StatusCode: http.StatusOK, Body: http.NoBody}}
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, &http.Client{Transport: base})
 	conf := &mosaic.Config{ClientID: "id", ClientSecret: "s3cr3t!!", Endpoint: mosaic.EU}
 	theirs := &clientcredentials.Config{ClientID: "id", ClientSecret: "s3cr3t!!", TokenURL: mosaic.EU.TokenURL()}

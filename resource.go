@@ -53,18 +53,15 @@ func (r Resource) check() error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("Resource %s %w (RFC 8707 §2)", quoteEndpoint(string(r)), err)
+	return fmt.Errorf("Resource %s %w (RFC 8707 §2)", quoteURL(string(r)), err)
 }
 
-// services has the resource of each service that needs one, with the first
-// segment of its APIs' paths.
-var services = []struct {
-	segment  string
-	resource Resource
-}{
-	{"verify", IdentityVerification},
-	{"risk", FraudPrevention},
-	{"xdv", DataValidation},
+// services has the resource of each service that needs one, by the first segment
+// of its APIs' paths.
+var services = map[string]Resource{
+	"verify": IdentityVerification,
+	"risk":   FraudPrevention,
+	"xdv":    DataValidation,
 }
 
 // A transport gives each request to a known origin the token that its URL asks
@@ -74,8 +71,8 @@ type transport struct {
 	own       http.RoundTripper // the caller's
 	requester *requester
 	known     []origin
-	audience  *audience   // of Resource, or the default one
-	services  []*audience // of services, where there is no Resource
+	audience  *audience            // of Resource, or the default one
+	services  map[string]*audience // of services, where there is no Resource
 }
 
 // An audience is a source of tokens for one service.
@@ -125,8 +122,9 @@ func (c *Config) transport(ctx context.Context, own http.RoundTripper) *transpor
 		t.know("https", host)
 	}
 	if c.Resource == "" {
-		for _, service := range services {
-			t.services = append(t.services, &audience{source: r.source(service.resource)})
+		t.services = make(map[string]*audience, len(services))
+		for segment, resource := range services {
+			t.services[segment] = &audience{source: r.source(resource)}
 		}
 	}
 	return t
@@ -259,10 +257,8 @@ func (t *transport) audienceOf(u *url.URL) *audience {
 		segment, _, _ = strings.Cut(strings.TrimPrefix(u.EscapedPath(), "/"), "/")
 		segment, _ = url.PathUnescape(segment)
 	}
-	for i, a := range t.services {
-		if services[i].segment == segment {
-			return a
-		}
+	if a, ok := t.services[segment]; ok {
+		return a
 	}
 	return t.audience
 }

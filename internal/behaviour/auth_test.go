@@ -532,7 +532,15 @@ func TestASignerThatHangsCostsOneGoroutine(t *testing.T) {
 		start = time.Now()
 		if _, err := conf.Token(deadline); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
 			t.Errorf("with a deadline in 3s: got %v after %v; want its end", err, time.Since(start))
+		} else if want := "failed: context deadline exceeded (last: PrivateKey did not sign in time)"; !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("with a deadline in 3s: got %v; want …%s", err, want)
 		}
+		hung := conf.PrivateKey
+		conf.PrivateKey = authEC()
+		if _, err := conf.Token(ctx); err != nil {
+			t.Errorf("with another key in the place of the one that hangs: got %v; want a token", err)
+		}
+		conf.PrivateKey = hung
 		if _, err := authKeyClient(t, srv, authEC()).Token(ctx); err != nil {
 			t.Errorf("another Config's token: got %v; want it not to wait", err)
 		}
@@ -613,6 +621,40 @@ func TestAClockThatIsOffCostsOneRequestMore(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Date and iat are whole seconds, and the way takes time: a server a quarter of
+// a minute strict refuses an assertion before its Date is 5 s off.
+func TestAServerThatIsStrictAboutAgeIsSatisfiedByTheSecondRequest(t *testing.T) {
+	for skew := 3 * time.Second; skew <= 7*time.Second; skew += 250 * time.Millisecond {
+		for begin := time.Duration(0); begin < time.Second; begin += 250 * time.Millisecond {
+			authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+				time.Sleep(begin)
+				conf := authKeyClient(t, srv, authEC())
+				srv.SetSkew(skew)
+				requests := 0
+				_, err := conf.Token(authContext(authRoundTripper(func(req *http.Request) (*http.Response, error) {
+					requests++
+					body, _ := io.ReadAll(req.Body)
+					form, _ := url.ParseQuery(string(body))
+					var claims jwt.RegisteredClaims
+					if _, _, err := jwt.NewParser().ParseUnverified(form.Get("client_assertion"), &claims); err != nil {
+						return nil, err
+					}
+					time.Sleep(100 * time.Millisecond)
+					now := time.Now().Add(skew)
+					if now.Sub(claims.IssuedAt.Time) > 15*time.Second {
+						return authReply(401, "application/json", `{"error":"invalid_client"}`, now), nil
+					}
+					req.Body = io.NopCloser(bytes.NewReader(body))
+					return srv.Client().Transport.RoundTrip(req)
+				})))
+				if err != nil || requests > 2 {
+					t.Errorf("%s behind, %s into a second: got error %v after %d requests; want a token after 2 at most", skew, begin, err, requests)
+				}
+			})
+		}
 	}
 }
 
@@ -794,19 +836,20 @@ var authTransports = []struct {
 
 // authConfigureHTTP2 does to base what http2.ConfigureTransports of
 // golang.org/x/net does: entries of these names lead into an HTTP/2 pool that is
-// base's own. (x/net would be a third module; here the pool is another
-// transport's, which net/http has set up in just this way.)
-func authConfigureHTTP2(t testing.TB, base *http.Transport, names ...string) {
-	t.Helper()
-	pool := &http.Transport{ForceAttemptHTTP2: true}
-	pool.CloseIdleConnections() // which sets it up
+// base's own. (x/net would be a third module; here the pool is another transport,
+// which is handed base's connections and dials none.)
+func authConfigureHTTP2(_ testing.TB, base *http.Transport, names ...string) {
+	conns := make(chan net.Conn, 100)
+	pool := &http.Transport{
+		ForceAttemptHTTP2: true,
+		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return <-conns, nil },
+	}
 	base.TLSNextProto = make(map[string]func(string, *tls.Conn) http.RoundTripper)
 	for _, name := range names {
-		entry, ok := pool.TLSNextProto[name]
-		if !ok {
-			t.Fatalf("net/http has no entry %q of its own any more", name)
+		base.TLSNextProto[name] = func(_ string, c *tls.Conn) http.RoundTripper {
+			conns <- c
+			return pool
 		}
-		base.TLSNextProto[name] = entry
 	}
 	base.TLSClientConfig.NextProtos = []string{"h2", "http/1.1"}
 }
@@ -1006,28 +1049,115 @@ func TestATokenThatIsBoundToAnotherCertificateIsRefused(t *testing.T) {
 	})
 }
 
-func TestACertificatesKeyThatPanicsIsAnError(t *testing.T) {
-	for _, key := range []crypto.Signer{authRSA(), authEC(), authEd()} {
-		t.Run(fmt.Sprintf("%T", key), func(t *testing.T) {
-			authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
-				cert := authCert(t, "acme", key, nil)
-				cert.PrivateKey = authSigner{key, func() error { panic("open\nsesame") }}
-				conf := &mosaic.Config{ClientID: "acme", Certificate: cert, Endpoint: srv.Endpoint()}
-				ctx := srv.Context(t.Context())
-				for name, token := range map[string]func() (*oauth2.Token, error){
-					"Config":      func() (*oauth2.Token, error) { return conf.Token(ctx) },
-					"TokenSource": conf.TokenSource(ctx).Token,
-				} {
-					_, err := token()
-					want := "mosaic: token request to https://example.com/cis/oidc/token failed (3 attempts): " +
-						`"tls: failed to sign handshake: the private key of Certificate panicked while signing"`
-					if err == nil || err.Error() != want {
-						t.Errorf("%s: got  %v\nwant %s", name, err, want)
+func TestACertificatesKeyThatFails(t *testing.T) {
+	locked := errors.New("the HSM is\nlocked")
+	hang := make(chan struct{})
+	for _, tt := range []struct {
+		name   string
+		fail   func() error
+		want   string
+		cause  error
+		logged bool
+	}{
+		{"error", func() error { return locked }, `the HSM is\nlocked`, locked, false},
+		{"panic", func() error { panic("open sesame") }, "the private key of Certificate panicked (its stack is in the log)", nil, true},
+		{"Goexit", func() error { runtime.Goexit(); return nil }, "the private key of Certificate ended its goroutine (runtime.Goexit)", nil, false},
+		{"hang", func() error { <-hang; return nil }, "the private key of Certificate did not sign in time", nil, false},
+	} {
+		for _, key := range []crypto.Signer{authRSA(), authEC(), authEd()} {
+			t.Run(fmt.Sprintf("%s/%T", tt.name, key), func(t *testing.T) {
+				authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+					hang = make(chan struct{})
+					var broken atomic.Bool
+					var log bytes.Buffer
+					cert := authCert(t, "acme", key, nil)
+					cert.PrivateKey = authSigner{key, func() error {
+						if broken.Load() {
+							return tt.fail()
+						}
+						return nil
+					}}
+					conf := authCertClient(t, srv, "acme")
+					conf.Certificate, conf.Logger = cert, slog.New(slog.NewTextHandler(&log, nil))
+					srv.RegisterCertificate("acme", cert.Leaf)
+					base := srv.Client().Transport.(*http.Transport).Clone()
+					base.MaxConnsPerHost = 1
+					ctx := authContext(base)
+					source := conf.TokenSource(ctx)
+					for name, token := range map[string]func() (*oauth2.Token, error){
+						"Config":      func() (*oauth2.Token, error) { return conf.Token(ctx) },
+						"TokenSource": source.Token,
+					} {
+						broken.Store(true)
+						before, begun := goroutines(t), time.Now()
+						_, err := token()
+						want := "mosaic: token request to https://example.com/cis/oidc/token failed (3 attempts): " +
+							`"tls: failed to sign handshake: ` + tt.want + `"`
+						if err == nil || err.Error() != want {
+							t.Errorf("%s: got  %v\nwant %s", name, err, want)
+						}
+						if tt.cause != nil && !errors.Is(err, tt.cause) {
+							t.Errorf("%s: errors.Is does not find the signer's error", name)
+						}
+						if took := time.Since(begun); took > 30*time.Second {
+							t.Errorf("%s: failed after %s; want no longer than 30s", name, took)
+						}
+						left := 0
+						if tt.name == "hang" {
+							left = 1
+						}
+						if got := goroutines(t) - before; got > left {
+							t.Errorf("%s: %d goroutines are left; want %d", name, got, left)
+						}
+						if got := strings.Contains(log.String(), "auth_test.go"); got != tt.logged {
+							t.Errorf("%s: the stack is in the log: %v; want %v", name, got, tt.logged)
+						}
+						if strings.Contains(log.String()+fmt.Sprint(err), "sesame") {
+							t.Errorf("%s: the panic's value, which may be a key, is in the log or the error", name)
+						}
+						broken.Store(false)
+						close(hang)
+						hang = make(chan struct{})
+						if _, err := token(); err != nil {
+							t.Errorf("%s, once it signs again: got %v; want a token", name, err)
+						}
+						base.CloseIdleConnections()
 					}
-				}
+				})
 			})
-		})
+		}
 	}
+}
+
+func TestTheStandInTakesTheJWKSOfAKeyBesideACertificateOfAnotherKind(t *testing.T) {
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+		conf := authKeyClient(t, srv, authEC(), func(c *mosaic.Config) { c.Certificate = authCert(t, "acme", p384, nil) })
+		if _, err := conf.Token(srv.Context(t.Context())); err != nil {
+			t.Errorf("got %v; want a token", err)
+		}
+	})
+}
+
+// In TLS 1.3 a server refuses a certificate after the handshake, and the client
+// may see no more of it than the end of the connection.
+func TestAConnectionThatEndsBeforeAReplyMayBeForTheCertificate(t *testing.T) {
+	authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
+		srv.Fail(mosaictest.Fault{})
+		ctx := srv.Context(t.Context())
+		const ended = "failed (3 attempts): the connection was closed before a reply came"
+		for want, conf := range map[string]*mosaic.Config{
+			ended: srv.Config(),
+			ended + ": the server may have refused Certificate": authCertClient(t, srv, "acme"),
+		} {
+			if _, err := conf.Token(ctx); err == nil || !strings.HasSuffix(err.Error(), want) {
+				t.Errorf("got %v; want …%s", err, want)
+			}
+		}
+	})
 }
 
 func TestTheCertificateGoesToKnownOriginsOnly(t *testing.T) {
@@ -1088,6 +1218,7 @@ func TestATransportThatCannotPresentTheCertificateIsRefused(t *testing.T) {
 		want string
 	}{
 		{"a RoundTripper", authRoundTripper(nil), "mosaic: Certificate needs an HTTP client whose Transport is an *http.Transport, not a behaviour_test.authRoundTripper"},
+		{"nil", (*http.Transport)(nil), "mosaic: Certificate needs an HTTP client whose Transport is an *http.Transport that is not nil"},
 		//lint:ignore SA1019 deprecated, and in force
 		{"DialTLS", &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return nil, nil }}, dials},
 		{"DialTLSContext", &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return nil, nil }}, dials},

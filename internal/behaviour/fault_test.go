@@ -347,10 +347,11 @@ func TestFaultsAreBoundedAndExplainedAndHeal(t *testing.T) {
 	wantsCertificate := faultCertificate(t, "example.com", 2*year)
 	wantsCertificate.ClientAuth = tls.RequireAnyClientCert
 
+	const unreachable = `: check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`
 	rows := []faultRow{
-		{"connection refused", fault{dial: refused}, 3, faultRetried, faultSmall, 0, 0, `"dial tcp 192.0.2.1:443: connect: connection refused"`},
-		{"connection timed out", fault{dial: timedOut}, 3, faultRetried, faultSmall, 0, 0, `"dial tcp 192.0.2.1:443: context deadline exceeded"`},
-		{"unknown name", fault{dial: unknownName}, 3, faultRetried, faultSmall, 0, 0, `"dial tcp: lookup example.com: no such host"`},
+		{"connection refused", fault{dial: refused}, 3, faultRetried, faultSmall, 0, 0, `"dial tcp 192.0.2.1:443: connect: connection refused"` + unreachable},
+		{"connection timed out", fault{dial: timedOut}, 3, faultRetried, faultSmall, 0, 0, `"dial tcp 192.0.2.1:443: context deadline exceeded"` + unreachable},
+		{"unknown name", fault{dial: unknownName}, 3, faultRetried, faultSmall, 0, 0, `"dial tcp: lookup example.com: no such host"` + unreachable},
 		{"closed before the reply", fault{}, 3, faultRetried, faultSmall, 0, 0, `the connection was closed before a reply came`},
 		{"reset before the reply", fault{reset: true}, 3, faultRetried, faultSmall, 0, 0, `"*read tcp: read: connection reset by peer"`},
 		{"closed in the reply's header", faultBytes("HTTP/1.1 200 OK\r\nContent-Le"), 3, faultRetried, faultSmall, 0, 0, `"net/http: HTTP/1.x transport connection broken: malformed MIME header: missing colon: \"Content-Le\""`},
@@ -360,7 +361,7 @@ func TestFaultsAreBoundedAndExplainedAndHeal(t *testing.T) {
 
 		{"TLS: alert", fault{tls: &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("no") }}}, 3, faultRetried, faultSmall, 0, 0, `"*remote error: tls: internal error"`},
 		{"TLS: version too old", fault{tls: &tls.Config{MaxVersion: tls.VersionTLS11}}, 3, faultRetried, faultSmall, 0, 0, `"*remote error: tls: protocol version not supported"`},
-		{"TLS: plain HTTP", fault{plain: true, reply: faultReply("400 Bad Request", "", "").reply}, 3, faultRetried, faultSmall, 0, 0, `"http: server gave HTTP response to HTTPS client"`},
+		{"TLS: plain HTTP", fault{plain: true, reply: faultReply("400 Bad Request", "", "").reply}, 3, faultRetried, faultSmall, 0, 0, `"http: server gave HTTP response to HTTPS client"` + unreachable},
 		{"TLS: nothing after the ClientHello", fault{plain: true, reply: func(net.Conn, string) {}}, 3, faultRetried, faultSmall, 0, 0, `the connection was closed before a reply came`},
 		{"TLS: certificate for another name", fault{tls: faultCertificate(t, "login.acme.com", 2*year)}, 1, faultAtOnce, faultSmall, 0, 0, `the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate is valid for login.acme.com, not example.com"): check Endpoint, the local clock, and whether a proxy ends TLS here`},
 		{"TLS: certificate of an unknown authority", fault{tls: unknownAuthority}, 1, faultAtOnce, faultSmall, 0, 0, `the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy ends TLS here`},

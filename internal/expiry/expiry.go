@@ -36,9 +36,11 @@ type Reply struct {
 }
 
 // Of returns when the token ends, on the local clock and without a monotonic
-// reading: later than Received, and from one second to 366 days after Sent. An
-// error says why no such time is known.
-func Of(r Reply) (time.Time, error) {
+// reading: later than Received, and from one second to 366 days after Sent. It
+// returns, too, how long after Sent it has ended on any clock: a difference of
+// the clocks that is tolerated makes no token last longer than it says itself.
+// An error says why no such times are known.
+func Of(r Reply) (end time.Time, life time.Duration, err error) {
 	sent, received := r.Sent.Round(0), r.Received.Round(0)
 	exp, iat := times(r.AccessToken)
 	var lifetime time.Duration // as the token itself has it; zero: unknown
@@ -83,13 +85,16 @@ func Of(r Reply) (time.Time, error) {
 
 	for _, end := range candidates {
 		if l := end.Sub(sent); l >= minLifetime && l <= maxLifetime && end.After(received) && !end.After(latest) {
-			return end, nil
+			if lifetime > 0 {
+				l = min(l, received.Sub(sent)+lifetime) // it may have been minted just before the reply came
+			}
+			return end, l, nil
 		}
 	}
 	if len(candidates) == 0 {
-		return time.Time{}, errors.New("the token has no usable exp claim, and the reply no usable expires_in")
+		return time.Time{}, 0, errors.New("the token has no usable exp claim, and the reply no usable expires_in")
 	}
-	return time.Time{}, fmt.Errorf("the token would end %s after it was asked for, in a reply that took %s: no such lifetime can be true",
+	return time.Time{}, 0, fmt.Errorf("the token would end %s after it was asked for, in a reply that took %s: no such lifetime can be true",
 		candidates[0].Sub(sent).Round(time.Millisecond), received.Sub(sent).Round(time.Millisecond))
 }
 

@@ -116,7 +116,10 @@ func TestATokenEndsOnTheLocalClock(t *testing.T) {
 			if tt.date != none {
 				r.Date = now.Add(tt.date).Truncate(time.Second)
 			}
-			end, err := expiry.Of(r)
+			end, life, err := expiry.Of(r)
+			if err == nil && (life > end.Sub(now) || life <= tt.took) {
+				t.Errorf("got a life of %s from sending; want no more than to its end %s after, and some from the reply on", life, end.Sub(now))
+			}
 			switch got := end.Sub(now); {
 			case tt.want == 0:
 				if err == nil {
@@ -131,9 +134,35 @@ func TestATokenEndsOnTheLocalClock(t *testing.T) {
 	}
 }
 
+func TestNoDifferenceOfTheClocksMakesATokenLastLonger(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		skew, took time.Duration
+		want       time.Duration // from sending, of a token of five seconds
+	}{
+		{"a clock 4 s behind", 4 * time.Second, 0, 5 * time.Second},
+		{"a clock 4 s behind, a reply after 3 s", 4 * time.Second, 3 * time.Second, 8 * time.Second},
+		{"a clock 3 s ahead", -3 * time.Second, 0, 1500 * time.Millisecond},
+		{"a reply 8 s after sending", 8 * time.Second, 8 * time.Second, 12500 * time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			date := now.Add(tt.skew).Truncate(time.Second)
+			_, life, err := expiry.Of(expiry.Reply{
+				AccessToken: jwt(fmt.Sprintf(`{"iat":%d,"exp":%d}`, date.Unix(), date.Unix()+5)),
+				Sent:        now,
+				Received:    now.Add(tt.took),
+				Date:        date,
+			})
+			if err != nil || life != tt.want {
+				t.Errorf("got %s and error %v; want %s", life, err, tt.want)
+			}
+		})
+	}
+}
+
 func TestExpiryHasNoMonotonicReading(t *testing.T) {
 	sent := time.Now()
-	end, err := expiry.Of(expiry.Reply{AccessToken: "opaque", ExpiresIn: time.Hour, Sent: sent, Received: sent})
+	end, _, err := expiry.Of(expiry.Reply{AccessToken: "opaque", ExpiresIn: time.Hour, Sent: sent, Received: sent})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +183,7 @@ func TestErrorsSayWhatIsMissing(t *testing.T) {
 			"the token would end 5s after it was asked for, in a reply that took 8s: no such lifetime can be true"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := expiry.Of(tt.reply); err == nil || err.Error() != tt.want {
+			if _, _, err := expiry.Of(tt.reply); err == nil || err.Error() != tt.want {
 				t.Errorf("got %v; want %q", err, tt.want)
 			}
 		})
@@ -177,9 +206,12 @@ func FuzzOf(f *testing.F) {
 		if date != 0 {
 			r.Date = time.Unix(date, 0)
 		}
-		end, err := expiry.Of(r)
+		end, life, err := expiry.Of(r)
 		if err != nil {
 			return
+		}
+		if life > end.Sub(r.Sent) || life <= r.Received.Sub(r.Sent) {
+			t.Errorf("got a life of %v for an end at %v and a request from %v to %v", life, end, r.Sent, r.Received)
 		}
 		if !end.After(r.Received) || end.Before(r.Sent.Add(time.Second)) || end.After(r.Sent.Add(366*24*time.Hour)) {
 			t.Errorf("got %v for a request from %v to %v", end, r.Sent, r.Received)

@@ -59,21 +59,26 @@ func Thumbprint(der []byte) string {
 }
 
 // Bind returns a clone of base, nil being http.DefaultTransport, that presents
-// cert, and shares neither connections nor TLS sessions with base.
-func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error) {
+// cert, and shares neither connections nor TLS sessions with base. It has cert's
+// key, a crypto.Signer, called by guard: net/http shakes hands in a goroutine of
+// its own, where a panic would end the process.
+func Bind(base http.RoundTripper, cert *tls.Certificate, guard Guard) (*http.Transport, error) {
 	if base == nil {
 		base = http.DefaultTransport
 	}
 	t, ok := base.(*http.Transport)
-	if !ok {
+	switch {
+	case !ok:
 		return nil, fmt.Errorf("needs an HTTP client whose Transport is an *http.Transport, not a %T", base)
+	case t == nil:
+		return nil, errors.New("needs an HTTP client whose Transport is an *http.Transport that is not nil")
 	}
 	//lint:ignore SA1019 deprecated, and in force
 	if t.DialTLS != nil || t.DialTLSContext != nil {
 		return nil, errors.New("needs an HTTP client whose Transport has neither DialTLS nor DialTLSContext: the certificate could not be presented")
 	}
 	guarded := *cert
-	guarded.PrivateKey = guardedSigner{cert.PrivateKey.(crypto.Signer)}
+	guarded.PrivateKey = guardedSigner{cert.PrivateKey.(crypto.Signer), guard}
 	clone := t.Clone()
 	// An entry that was set by hand, as http2.ConfigureTransport does, leads the
 	// clone into t's connections, which were opened without cert. Where t spoke
@@ -107,23 +112,19 @@ func Bind(base http.RoundTripper, cert *tls.Certificate) (*http.Transport, error
 // closes a clone. It is http.DefaultTransport's.
 const maxIdle = 90 * time.Second
 
-// A guardedSigner turns a panic into an error: net/http shakes hands in a
-// goroutine of its own, where it would end the process.
-type guardedSigner struct{ crypto.Signer }
+// A Guard calls sign, which calls a signer, and returns what that does.
+type Guard func(sign func() ([]byte, error)) ([]byte, error)
 
-func (g guardedSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) (signature []byte, err error) {
-	defer recoverSign(&err)
-	return g.Signer.Sign(rand, digest, opts)
+type guardedSigner struct {
+	crypto.Signer
+	guard Guard
+}
+
+func (g guardedSigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return g.guard(func() ([]byte, error) { return g.Signer.Sign(rand, digest, opts) })
 }
 
 // SignMessage makes it a crypto.MessageSigner, as the Signer may be.
-func (g guardedSigner) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) (signature []byte, err error) {
-	defer recoverSign(&err)
-	return crypto.SignMessage(g.Signer, rand, message, opts)
-}
-
-func recoverSign(err *error) {
-	if recover() != nil { // its value may hold anything, a key too
-		*err = errors.New("the private key of Certificate panicked while signing")
-	}
+func (g guardedSigner) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return g.guard(func() ([]byte, error) { return crypto.SignMessage(g.Signer, rand, message, opts) })
 }

@@ -141,7 +141,7 @@ func TestBindSpeaksWhatItsBaseSpeaks(t *testing.T) {
 		{"a dialer, and ForceAttemptHTTP2", &http.Transport{DialContext: dial, ForceAttemptHTTP2: true}, "HTTP/2.0 1"},
 	} {
 		for srv, want := range map[*httptest.Server]string{both: tt.want, old: "HTTP/1.1 1"} {
-			bound, err := Bind(tt.base, cert)
+			bound, err := Bind(tt.base, cert, unguarded)
 			if err != nil {
 				t.Fatalf("%s: %v", tt.name, err)
 			}
@@ -164,6 +164,7 @@ func newServer(t testing.TB, http2 bool) *httptest.Server {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "%s %d", r.Proto, len(r.TLS.PeerCertificates))
 	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.EnableHTTP2 = http2
 	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	srv.StartTLS()
@@ -190,7 +191,7 @@ func TestNoTwoBoundTransportsShareTLSSessions(t *testing.T) {
 	base := &http.Transport{TLSClientConfig: &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(1)}}
 	seen := map[tls.ClientSessionCache]bool{nil: true, base.TLSClientConfig.ClientSessionCache: true}
 	for range 2 {
-		bound, err := Bind(base, cert)
+		bound, err := Bind(base, cert, unguarded)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -229,33 +230,33 @@ func newEC(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 	return key
 }
 
-// rogue is a certificate's key that panics when it is to sign.
-type rogue struct{ crypto.Signer }
+func unguarded(sign func() ([]byte, error)) ([]byte, error) { return sign() }
 
-func (rogue) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { panic("key") }
-
-func TestAPanicOfTheCertificatesKeyIsAnError(t *testing.T) {
-	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
-	srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-	srv.StartTLS()
-	defer srv.Close()
-	cert := *issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
-	cert.PrivateKey = rogue{cert.PrivateKey.(crypto.Signer)}
-	bound, err := Bind(srv.Client().Transport, &cert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = (&http.Client{Transport: bound}).Get(srv.URL)
-	if want := "the private key of Certificate panicked while signing"; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("got %v; want %q", err, want)
+func TestTheCertificatesKeyIsCalledByTheGuardAlone(t *testing.T) {
+	for _, key := range []crypto.Signer{newEC(t, elliptic.P256()), ed25519.NewKeyFromSeed(make([]byte, 32))} {
+		srv := newServer(t, false)
+		var guarded int
+		bound, err := Bind(srv.Client().Transport, issue(t, key, time.Now().Add(time.Hour)), func(sign func() ([]byte, error)) ([]byte, error) {
+			guarded++
+			if _, err := sign(); err != nil {
+				t.Errorf("%T: got %v; want a signature", key, err)
+			}
+			return nil, errors.New("out of order")
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = (&http.Client{Transport: bound}).Get(srv.URL)
+		if err == nil || !strings.Contains(err.Error(), "out of order") || guarded != 1 {
+			t.Errorf("%T: got %v, guarded %d times; want the guard's error, once", key, err, guarded)
+		}
 	}
 }
 
 func TestACloneClosesItsIdleConnectionsInTheEnd(t *testing.T) {
 	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
 	for base, want := range map[time.Duration]time.Duration{0: 90 * time.Second, time.Second: time.Second} {
-		bound, err := Bind(&http.Transport{IdleConnTimeout: base}, cert)
+		bound, err := Bind(&http.Transport{IdleConnTimeout: base}, cert, unguarded)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1570,11 +1570,14 @@ func TestTheBodyOfA401IsWholeHoweverLongItTakes(t *testing.T) {
 
 func TestWhatHasComeOfTheBodyOfA401CanBeRead(t *testing.T) {
 	clientBubble(t, func(t *testing.T, w *clientWorld) {
-		w.Handle("/cis/refused", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			clientUnauthorized(rw, "")
-			rw.(http.Flusher).Flush()
-			<-r.Context().Done()
-		}))
+		body, answer := io.Pipe()
+		w.spy.base = clientRoundTripper(func(req *http.Request) (*http.Response, error) {
+			if req.URL.Path != "/cis/refused" {
+				return w.transport.RoundTrip(req)
+			}
+			go io.WriteString(answer, clientRefusal) // and no end
+			return &http.Response{StatusCode: http.StatusUnauthorized, Body: body}, nil
+		})
 		client := w.client()
 		w.warm(t, client, 10*time.Second)
 		begun := time.Now()
@@ -1589,9 +1592,9 @@ func TestWhatHasComeOfTheBodyOfA401CanBeRead(t *testing.T) {
 		if took := time.Since(begun); took != 5*time.Second {
 			t.Errorf("read after %s; want 5s, when a replay was given up", took)
 		}
-		res.Body.Close()
-		if _, err := io.ReadAll(res.Body); err == nil {
-			t.Error("there is no error behind what came before Close")
+		time.AfterFunc(time.Minute, func() { res.Body.Close() })
+		if rest, err := io.ReadAll(res.Body); len(rest) != 0 || err != io.ErrClosedPipe {
+			t.Errorf("got %q and error %v behind that; want that of Close", rest, err)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"example.com/mosaic"
@@ -92,7 +93,8 @@ func (s *Server) authorize(r *http.Request) (jwt.MapClaims, error) {
 		}
 	}
 	audience, _ := claims["aud"].(string)
-	service, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	service, _, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/") // an escaped slash ends no segment
+	service, _ = url.PathUnescape(service)
 	own, _ := s.resource(audience)
 	accepted := audience == defaultAudience || own
 	if resource, ok := services[service]; ok {

@@ -316,6 +316,8 @@ func TestValidateFindsWhatIsWrongWithKeysAndCertificates(t *testing.T) {
 
 		{"an empty certificate", func(c *mosaic.Config) { c.Certificate = new(tls.Certificate) }, "Certificate: it is empty"},
 		{"a certificate of noise", with(func(c *tls.Certificate) { c.Certificate = [][]byte{{1}} }), "Certificate: it cannot be parsed"},
+		{"a certificate with noise behind it", with(func(c *tls.Certificate) { c.Certificate = append(c.Certificate, []byte{1}) }),
+			"Certificate: certificate 1 of the chain behind it cannot be parsed"},
 		{"an expired certificate", func(c *mosaic.Config) { c.Certificate = expired }, "Certificate: it has expired: its NotAfter is " + ended.Format(time.RFC3339)},
 		{"an expired certificate without a private key", func(c *mosaic.Config) {
 			c.Certificate = &tls.Certificate{Certificate: expired.Certificate}

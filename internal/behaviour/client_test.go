@@ -319,7 +319,10 @@ func TestEachRequestGetsTheTokenOfItsPath(t *testing.T) {
 			client *http.Client
 			want   string
 		}{{"by path", client, tt.want}, {"with a Resource", ownClient, string(own)}} {
-			clientGet(t, way.client, string(mosaic.EU)+tt.path)
+			r := clientGet(t, way.client, string(mosaic.EU)+tt.path)
+			if way.client == client && (r.err != nil || r.res.StatusCode != http.StatusOK) {
+				t.Errorf("%q: the stand-in takes it for another service's path: error %v", tt.path, r.err)
+			}
 			arrived := w.APIRequests()
 			tok := strings.TrimPrefix(arrived[len(arrived)-1].Header.Get("Authorization"), "Bearer ")
 			claims, err := mosaic.ParseClaims(&oauth2.Token{AccessToken: tok})

@@ -29,6 +29,11 @@ func Problems(cert *tls.Certificate) (problems []error) {
 		problems = append(problems, fmt.Errorf("it has expired: its NotAfter is %s", leaf.NotAfter.UTC().Format(time.RFC3339)))
 	}
 
+	for i, der := range cert.Certificate[1:] {
+		if _, err := x509.ParseCertificate(der); err != nil {
+			problems = append(problems, fmt.Errorf("certificate %d of the chain behind it cannot be parsed", i+1))
+		}
+	}
 	if cert.PrivateKey == nil {
 		return append(problems, errors.New("it has no private key"))
 	}

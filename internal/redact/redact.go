@@ -111,13 +111,13 @@ func (r *Redactor) find(v view) (found []span) {
 	add := func(from, to int) { found = append(found, span{v.origin(from), v.origin(to)}) }
 	text := unplus.Replace(v.text)
 	for _, needle := range r.needles {
-		for from := 0; ; {
+		for from := 0; ; from++ { // they may overlap
 			i := strings.Index(text[from:], needle)
 			if i < 0 {
 				break
 			}
-			from += i + len(needle)
-			add(from-len(needle), from)
+			from += i
+			add(from, from+len(needle))
 		}
 	}
 	for _, m := range jwtLike.FindAllStringIndex(v.text, -1) {

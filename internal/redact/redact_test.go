@@ -158,6 +158,12 @@ func TestNoPieceOfASecretIsLeftOfALongText(t *testing.T) {
 	}
 }
 
+func TestSecretsThatOverlapAreTakenOutWhole(t *testing.T) {
+	if got, want := redact.New("abab-abab").Text("1abab-abab-abab2"), "1[redacted]2"; got != want {
+		t.Errorf("got %q; want %q", got, want)
+	}
+}
+
 func TestASecretUnderEightBytesIsLeft(t *testing.T) {
 	for secret, want := range map[string]string{
 		"":         "error in errors: 1234567, 12345678",

@@ -125,10 +125,10 @@ type Config struct {
 	// Certificate is presented in the TLS handshake (RFC 8705), at the token
 	// endpoint and by Client at the APIs. Alone it authenticates the client
 	// (tls_client_auth and self_signed_tls_client_auth); beside a secret or a
-	// key it only binds the token to the certificate (cnf). It needs an HTTP
-	// client whose transport is an *http.Transport without DialTLS and
-	// DialTLSContext. An HTTPS proxy that asks for a client certificate is shown
-	// it, too.
+	// key it only binds the token to the certificate (cnf). Its private key can be
+	// any crypto.Signer, called as PrivateKey is. It needs an HTTP client whose
+	// transport is an *http.Transport without DialTLS and DialTLSContext. An HTTPS
+	// proxy that asks for a client certificate is shown it, too.
 	Certificate *tls.Certificate
 
 	// KeyID is the kid of PrivateKey in assertions and in JWKS. Empty: the

@@ -196,6 +196,7 @@ func TestWhatLooksLikeAJWTIsTakenOut(t *testing.T) {
 func TestTheValueOfACredentialIsTakenOut(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"client_id=a&client_secret=b&x=c", "client_id=a&client_secret=[redacted]&x=c"},
+		{"client_secret=b&client_assertion=c", "client_secret=[redacted]&client_assertion=[redacted]"},
 		{"Access_Token: b, 401", "Access_Token: [redacted], 401"},
 		{`{"refresh_token": "b", "x": "c"}`, `{"refresh_token": "[redacted]", "x": "c"}`},
 		{`{\"id_token\":\"b\"}`, `{\"id_token\":\"[redacted]\"}`},

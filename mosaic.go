@@ -126,7 +126,8 @@ type Config struct {
 	// endpoint and by Client at the APIs. Alone it authenticates the client
 	// (tls_client_auth and self_signed_tls_client_auth); beside a secret or a
 	// key it only binds the token to the certificate (cnf). Its private key can be
-	// any crypto.Signer, called as PrivateKey is. It needs an HTTP client whose
+	// any crypto.Signer; it has nine seconds for a signature, and is called by up
+	// to four goroutines at a time for each Config. It needs an HTTP client whose
 	// transport is an *http.Transport without DialTLS and DialTLSContext. An HTTPS
 	// proxy that asks for a client certificate is shown it, too.
 	Certificate *tls.Certificate
@@ -533,6 +534,11 @@ const (
 	// four: Date and iat are rounded down to the second.
 	maxSkew = 3 * time.Second
 
+	// maxHandshakes is how many signatures of Certificate's key are made at once:
+	// more than one, for each connection to an API needs its own; few, for that is
+	// what a key that hangs may cost for good.
+	maxHandshakes = 4
+
 	maxQuote  = 200      // bytes of foreign text in an error's line
 	maxField  = 4 << 10  // bytes of foreign text in a field that an error makes reachable
 	maxHeader = 16 << 10 // bytes of the header that it makes reachable
@@ -752,7 +758,7 @@ func (r *requester) redate(failure *tokenError, x *exchange, assumed time.Durati
 // sign returns a new client assertion, dated so far ahead of the local clock.
 func (r *requester) sign(ctx context.Context, ahead time.Duration) (string, *tokenError) {
 	audience := cmp.Or(r.conf.AssertionAudience, r.tokenURL())
-	signed, err := guard.Call(ctx, r.guard("PrivateKey", r.key.Signer), func() (string, error) {
+	signed, err := guard.Call(ctx, r.guard("PrivateKey", r.key.Signer, 1), func() (string, error) {
 		return r.key.Sign(assertion.Claims{ClientID: r.conf.ClientID, Audience: audience, Now: time.Now().Add(ahead)})
 	})
 	if err == nil {
@@ -766,20 +772,22 @@ func (r *requester) sign(ctx context.Context, ahead time.Duration) (string, *tok
 
 // signHandshake returns what sign does, which calls the key of Certificate. It
 // has less time than an attempt, so that there is some left to say what failed:
-// net/http ends a handshake by a context of its own.
+// net/http ends a handshake by a context of its own. crypto/tls makes text of an
+// error in a goroutine where an Error method must not panic.
 func (r *requester) signHandshake(sign func() ([]byte, error)) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout-time.Second)
 	defer cancel()
 	key, _ := r.conf.Certificate.PrivateKey.(crypto.Signer)
-	signature, err := guard.Call(ctx, r.guard("the private key of Certificate", key), sign)
+	signature, err := guard.Call(ctx, r.guard("the private key of Certificate", key, maxHandshakes), sign)
 	if err != nil {
 		r.handshake.Store(&signerError{err})
+		return nil, errors.New(fmt.Sprint(err))
 	}
-	return signature, err
+	return signature, nil
 }
 
-func (r *requester) guard(name string, signer crypto.Signer) guard.Guard {
-	return guard.Guard{Of: r.of, Signer: signer, Name: name, Log: r.conf.Logger}
+func (r *requester) guard(name string, signer crypto.Signer, atOnce int) guard.Guard {
+	return guard.Guard{Of: r.of, Signer: signer, Name: name, AtOnce: atOnce, Log: r.conf.Logger}
 }
 
 // A signerError is a signer's error, in which errors.Is finds everything but the
@@ -1008,17 +1016,19 @@ func (r *requester) explainTransport(ctx context.Context, x *exchange, err error
 		return &tokenError{what: "the reply did not end in time", transient: true}
 	case x.response != nil:
 		return &tokenError{what: "the reply broke off: " + text, transient: true}
-	case errors.As(err, &network) && network.Op == "dial", strings.Contains(text, "HTTP response to HTTPS client"):
+	case errors.As(err, &network) && (network.Op == "dial" || network.Op == "proxyconnect"), strings.Contains(text, "HTTP response to HTTPS client"):
 		return &tokenError{what: text + ": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)", transient: true}
 	case strings.Contains(text, "tls: failed to sign handshake") && r.handshake.Load() != nil:
 		return &tokenError{what: text, cause: r.handshake.Load(), transient: true}
 	case strings.Contains(text, "remote error: tls:") && strings.Contains(text, "certificate"):
 		return &tokenError{what: text + ": check Certificate", transient: true}
-	case errors.Is(err, io.EOF):
+	}
+	closed := errors.Is(err, io.EOF)
+	if closed {
 		text = "the connection was closed before a reply came"
 	}
-	if r.bound != nil { // in TLS 1.3 what says so may be lost behind the end of the connection
-		text += ": the server may have refused Certificate"
+	if r.bound != nil && (closed || network != nil && (network.Op == "read" || network.Op == "write")) {
+		text += ": the server may have refused Certificate" // in TLS 1.3 what says so may be lost behind the connection's end
 	}
 	return &tokenError{what: text, transient: true}
 }

@@ -1065,6 +1065,22 @@ func TestNoErrorHoldsWhatATransportSays(t *testing.T) {
 	})
 }
 
+func TestAProxyThatCannotBeReachedIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, err := conf().Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: &http.Transport{
+			Proxy: func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
+			DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+				return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New(addr + ": connection refused")}
+			},
+		}}))
+		want := failed + ` (3 attempts): "proxyconnect tcp: dial tcp: proxy.acme.com:8080: connection refused": ` +
+			"check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)"
+		if err == nil || err.Error() != want {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	})
+}
+
 func TestAShortSecretDoesNotShredErrors(t *testing.T) {
 	c := conf()
 	c.ClientSecret = "invalid"

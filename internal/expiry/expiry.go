@@ -86,7 +86,9 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 	for _, end := range candidates {
 		if l := end.Sub(sent); l >= minLifetime && l <= maxLifetime && end.After(received) && !end.After(latest) {
 			if lifetime > 0 {
-				l = min(l, received.Sub(sent)+lifetime) // it may have been minted just before the reply came
+				// It may have been minted just before the reply came. Not by the
+				// wall clock: that may have been set back meanwhile.
+				l = min(l, max(r.Received.Sub(r.Sent), 0)+lifetime)
 			}
 			return end, l, nil
 		}

@@ -160,6 +160,21 @@ func TestNoDifferenceOfTheClocksMakesATokenLastLonger(t *testing.T) {
 	}
 }
 
+func TestAWallClockThatIsSetBackMeanwhileShortensNoLife(t *testing.T) {
+	for _, back := range []time.Duration{10 * time.Minute, time.Hour, 2 * time.Hour} {
+		received := now.Add(-back)
+		_, life, err := expiry.Of(expiry.Reply{
+			AccessToken: jwt(fmt.Sprintf(`{"iat":%d,"exp":%d}`, received.Unix(), received.Unix()+3600)),
+			Sent:        now,
+			Received:    received,
+			Date:        received.Truncate(time.Second),
+		})
+		if err != nil || life != time.Hour {
+			t.Errorf("set back by %s: got a life of %s and error %v; want an hour", back, life, err)
+		}
+	}
+}
+
 func TestExpiryHasNoMonotonicReading(t *testing.T) {
 	sent := time.Now()
 	end, _, err := expiry.Of(expiry.Reply{AccessToken: "opaque", ExpiresIn: time.Hour, Sent: sent, Received: sent})

@@ -43,7 +43,7 @@ func TestACallBringsAResultOrAnError(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log bytes.Buffer
-				g := guard.Guard{Of: t, Signer: signer{}, Name: "The key", Log: slog.New(slog.NewTextHandler(&log, nil))}
+				g := guard.Guard{Of: t, Signer: signer{}, Name: "The key", AtOnce: 1, Log: slog.New(slog.NewTextHandler(&log, nil))}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
 				got, err := guard.Call(ctx, g, tt.sign)
@@ -76,10 +76,12 @@ func TestCallsOfOneSignerWaitForEachOther(t *testing.T) {
 		first, second guard.Guard
 		want          time.Duration // that the second is there after the first has begun
 	}{
-		{"the same", guard.Guard{Of: one, Signer: signer{"a"}}, guard.Guard{Of: one, Signer: signer{"a"}}, 2 * time.Second},
-		{"a key that is not comparable", guard.Guard{Of: one, Signer: seed}, guard.Guard{Of: one, Signer: seed}, 2 * time.Second},
-		{"another signer", guard.Guard{Of: one, Signer: signer{"a"}}, guard.Guard{Of: one, Signer: signer{"b"}}, time.Second},
-		{"of another", guard.Guard{Of: one, Signer: signer{"a"}}, guard.Guard{Of: other, Signer: signer{"a"}}, time.Second},
+		{"the same", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, 2 * time.Second},
+		{"a key that is not comparable", guard.Guard{Of: one, Signer: seed, AtOnce: 1}, guard.Guard{Of: one, Signer: seed, AtOnce: 1}, 2 * time.Second},
+		{"another signer", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, guard.Guard{Of: one, Signer: signer{"b"}, AtOnce: 1}, time.Second},
+		{"the same, two at once", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 2}, guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 2}, time.Second},
+		{"by another name", guard.Guard{Of: one, Signer: seed, AtOnce: 1}, guard.Guard{Of: one, Signer: seed, Name: "b", AtOnce: 1}, time.Second},
+		{"of another", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, guard.Guard{Of: other, Signer: signer{"a"}, AtOnce: 1}, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -100,7 +102,7 @@ func TestCallsOfOneSignerWaitForEachOther(t *testing.T) {
 
 func TestALogHandlerThatPanicsEndsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := guard.Guard{Of: t, Signer: signer{}, Name: "The key"} // without a Log, to log is to panic
+		g := guard.Guard{Of: t, Signer: signer{}, Name: "The key", AtOnce: 1} // without a Log, to log is to panic
 		if _, err := guard.Call(t.Context(), g, func() (int, error) { panic("a key") }); err == nil {
 			t.Error("got no error of a call that panicked")
 		}

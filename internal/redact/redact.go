@@ -42,21 +42,22 @@ var credential = regexp.MustCompile(`(?i)(?:access_token|refresh_token|id_token|
 // A Redactor takes a secret, anything that looks like a JWT, and the values of
 // parameters that hold credentials out of text. It is safe for concurrent use.
 type Redactor struct {
-	needles []string // the secret, also without what looks like an escape in it
+	needles []string // the secret, also without what looks like an escape in it; none is empty
 }
 
 // New returns a Redactor for secret, which may be empty.
 func New(secret string) *Redactor {
-	secret = strings.TrimSpace(secret) // as a header's value is, and much else
-	bare := view{text: secret}
+	r := new(Redactor)
+	trimmed := strings.TrimSpace(secret) // as a header's value is, and much else
+	if len(secret) >= minSecret && trimmed != "" {
+		r.needles = append(r.needles, unplus.Replace(trimmed))
+	}
+	bare := view{text: trimmed}
 	for range maxLayers {
 		bare = bare.unescape()
 	}
-	r := new(Redactor)
-	for _, needle := range []string{secret, bare.text} {
-		if len(needle) >= minSecret {
-			r.needles = append(r.needles, unplus.Replace(needle))
-		}
+	if len(bare.text) >= minSecret {
+		r.needles = append(r.needles, unplus.Replace(bare.text))
 	}
 	return r
 }
@@ -144,7 +145,7 @@ func (v view) origin(i int) int {
 
 // escape matches a character that is escaped in a form, in HTML, in JSON or in
 // the syntax of a string.
-var escape = regexp.MustCompile(`(?s)%[[:xdigit:]]{2}|&(?:#[0-9]{1,7}|#[xX][[:xdigit:]]{1,6}|[A-Za-z]{2,8});|` +
+var escape = regexp.MustCompile(`(?s)%[[:xdigit:]]{2}|&(?:#[0-9]{1,7}|#[xX][[:xdigit:]]{1,6}|[A-Za-z][0-9A-Za-z]{1,31});|` +
 	`\\u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}|\\u[[:xdigit:]]{4}|\\x[[:xdigit:]]{2}|\\.`)
 
 // unescape undoes the outermost escapes.
@@ -162,8 +163,11 @@ func (v view) unescape() view {
 		}
 	}
 	for _, m := range escape.FindAllStringIndex(v.text, -1) {
-		keep(m[0])
 		c := character(v.text[m[0]:m[1]])
+		if c == v.text[m[0]:m[1]] { // an & and a word
+			continue
+		}
+		keep(m[0])
 		text.WriteString(c)
 		for range len(c) {
 			at = append(at, v.origin(m[0]))

@@ -80,7 +80,7 @@ type Source struct {
 	timer        *time.Timer
 	failures     int       // in a row
 	deadFailures int       // those of them that left callers without a token
-	refusals     int       // those of them, in a row, that were refusals
+	refusals     int       // of those, since the last that was no refusal
 	err          error     // the last of them
 	pausedUntil  time.Time // no renewal before
 	askedUntil   time.Time // nor before this, as the endpoint has asked

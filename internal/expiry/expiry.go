@@ -70,6 +70,12 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 			candidates = append(candidates, exp)
 		case !r.Date.IsZero():
 			moved := exp.Add(sent.Sub(r.Date))
+			if agree && !exp.After(received) {
+				// The clocks are a little apart, or the reply took longer than
+				// the token lives: Date, rounded down, may hide that it is over.
+				moved = moved.Add(-time.Second)
+				latest = moved
+			}
 			if own := sent.Add(lifetime); lifetime > 0 && own.Before(moved) {
 				moved = own // it is the Date that is wrong
 			}

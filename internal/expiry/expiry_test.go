@@ -89,6 +89,8 @@ func TestATokenEndsOnTheLocalClock(t *testing.T) {
 		{"exp at the next whole second, remaining expires_in", minted(-hour + second), second, 0, 0, second},
 		{"exp long past, by a Date that agrees", minted(-2 * hour), hour, 0, 0, 0},
 		{"exp long past, and no Date", minted(-2 * hour), hour, none, 0, hour},
+		{"a reply that took longer than the token lives", times(0, 2*second), 2 * second, 0, 3 * half, 0},
+		{"a token of 4 s, on a clock 4 s ahead", times(-4*second, 0), 4 * second, -4 * second, 0, 3 * second},
 		{"exp at the next whole second but one", exp(2 * second), 0, 0, 0, 3 * half},
 		{"a lifetime of a second", jwt(fmt.Sprintf(`{"exp":%d}`, now.Unix()+1)), second, 0, 0, second},
 		{"exp of 0", jwt(`{"exp":0}`), minute, 0, 0, minute},

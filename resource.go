@@ -408,7 +408,7 @@ func hold(ctx context.Context, res *http.Response) bool {
 			return false
 		}
 	}
-	if body.err != io.EOF {
+	if body.err != io.EOF || len(body.head) > maxHeldBody {
 		return false
 	}
 	body.Close()

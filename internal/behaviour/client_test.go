@@ -1501,19 +1501,27 @@ func TestOneConnectionIsEnoughForARenewal(t *testing.T) {
 }
 
 func TestA401OfMoreThan64KiBIsHandedOverWhole(t *testing.T) {
-	for _, tt := range []struct{ length, status int }{
-		{0, 200},
-		{64 << 10, 200},
-		{64<<10 + 1, 401},
-		{1 << 20, 401},
+	for _, tt := range []struct {
+		length, status int
+		announced      bool // by Content-Length: the last bytes come with the body's end
+	}{
+		{0, 200, false},
+		{64 << 10, 200, false},
+		{64 << 10, 200, true},
+		{64<<10 + 1, 401, false},
+		{64<<10 + 1, 401, true},
+		{1 << 20, 401, false},
 	} {
-		t.Run(fmt.Sprint(tt.length, " bytes"), func(t *testing.T) {
+		t.Run(fmt.Sprint(tt.length, " bytes, announced: ", tt.announced), func(t *testing.T) {
 			clientBubble(t, func(t *testing.T, w *clientWorld) {
 				w.transport.MaxConnsPerHost = 1
 				long := strings.Repeat("x", tt.length)
 				var refused atomic.Bool
 				w.Handle("/cis/refused", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 					if refused.CompareAndSwap(false, true) {
+						if tt.announced {
+							rw.Header().Set("Content-Length", fmt.Sprint(tt.length))
+						}
 						rw.WriteHeader(http.StatusUnauthorized)
 						io.WriteString(rw, long)
 					}

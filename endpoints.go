@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -220,3 +221,47 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 
 // MarshalText returns the base URL.
 func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e), nil }
+
+// An origin is a scheme and a host as canonicalHost has it.
+type origin struct{ scheme, host string }
+
+// origins are those that tokens may go to.
+type origins []origin
+
+// origins returns those of c: its Endpoint's, its Resource's where that is an
+// https URL, and its Hosts.
+func (c *Config) origins() (known origins) {
+	know := func(scheme, host string) {
+		if host, err := canonicalHost(scheme, host); err == nil {
+			known = append(known, origin{scheme, host})
+		}
+	}
+	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
+		if u, err := url.Parse(base); err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) {
+			know(u.Scheme, u.Host)
+		}
+	}
+	for _, host := range c.Hosts {
+		know("https", host)
+	}
+	return known
+}
+
+// has reports whether u's origin is one of known.
+func (known origins) has(u *url.URL) bool {
+	if u == nil || u.Opaque != "" {
+		return false
+	}
+	if slices.Contains(known, origin{u.Scheme, u.Host}) { // as nearly all are spelled
+		return true
+	}
+	host, err := canonicalHost(u.Scheme, strings.TrimSuffix(u.Host, ":")) // an empty port is the default one (RFC 3986 §6.2.3)
+	return err == nil && slices.Contains(known, origin{u.Scheme, host})
+}
+
+// sameHost reports whether two hosts of URLs are one.
+func sameHost(scheme, a, b string) bool {
+	a, errA := canonicalHost(scheme, a)
+	b, errB := canonicalHost(scheme, b)
+	return errA == nil && errB == nil && a == b
+}

@@ -59,7 +59,6 @@ package mosaic
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -69,26 +68,19 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
-	"mime"
-	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 
 	"example.com/mosaic/internal/assertion"
-	"example.com/mosaic/internal/expiry"
-	"example.com/mosaic/internal/guard"
+	"example.com/mosaic/internal/bearer"
+	"example.com/mosaic/internal/grant"
 	"example.com/mosaic/internal/mtls"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
@@ -271,11 +263,11 @@ func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.bound != nil {
-		defer r.bound.CloseIdleConnections()
+	if r.Bound() != nil {
+		defer r.Bound().CloseIdleConnections()
 	}
 	begun := time.Now()
-	tok, err := r.token(ctx, c.Resource, maxAttempts)
+	tok, err := r.Token(ctx, string(c.Resource), maxAttempts)
 	if err != nil {
 		return nil, err
 	}
@@ -519,44 +511,15 @@ func ParseClaims(t *oauth2.Token) (*Claims, error) {
 }
 
 const (
-	attemptTimeout = 10 * time.Second // the token endpoint answers in well under one
-	requestTimeout = 30 * time.Second // all attempts: what a caller may have to wait
-	maxAttempts    = 3
-	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
-
-	// maxToken bounds an access token: servers commonly refuse a header of more
-	// than 8 or 16 KiB, and Mosaic's tokens have about one.
-	maxToken = 16 << 10
-
-	// maxSkew is how far the server's clock may seem from the local one before an
-	// assertion that was refused is dated by it. A server that takes none older
-	// than 15 s refuses one that was dated back by ten where the clocks differ by
-	// four: Date and iat are rounded down to the second.
-	maxSkew = 3 * time.Second
-
-	// maxHandshakes is how many signatures of Certificate's key are made at once:
-	// more than one, for each connection to an API needs its own; few, for that is
-	// what a key that hangs may cost for good.
-	maxHandshakes = 4
-
-	maxQuote  = 200      // bytes of foreign text in an error's line
-	maxField  = 4 << 10  // bytes of foreign text in a field that an error makes reachable
-	maxHeader = 16 << 10 // bytes of the header that it makes reachable
+	maxAttempts = 3   // at a token request that callers wait for
+	maxQuote    = 200 // bytes of foreign text in an error's line
 )
 
 // A requester makes token requests: what a valid Config becomes when a source or
 // a client is made of it. It is safe for concurrent use.
 type requester struct {
-	of     *Config // not read: whom its signers are called for
-	conf   *Config // a deep copy
-	key    *assertion.Key
-	client *http.Client    // a copy of the context's
-	bound  *http.Transport // its transport's clone that presents conf.Certificate; nil without one
-	leaf   string          // the x5t#S256 of conf.Certificate
-	secret *redact.Redactor
-	ahead  atomic.Int64 // how far the server's clock is ahead of the local one, a time.Duration
-
-	handshake atomic.Pointer[signerError] // what crypto/tls last got of Certificate's key, and makes text of
+	*grant.Client
+	conf *Config // a deep copy
 }
 
 func (c *Config) requester(ctx context.Context) (*requester, error) {
@@ -564,21 +527,31 @@ func (c *Config) requester(ctx context.Context) (*requester, error) {
 		return nil, err
 	}
 	client := *contextClient(ctx)
-	r := &requester{of: c, conf: c.clone(), client: &client, secret: redact.New(c.ClientSecret)}
+	d := c.clone()
+	r := &requester{
+		conf: d,
+		Client: &grant.Client{
+			Of:           c,
+			ClientID:     d.ClientID,
+			ClientSecret: d.ClientSecret,
+			Certificate:  d.Certificate,
+			TokenURL:     d.tokenURL(),
+			Audience:     d.AssertionAudience,
+			Scopes:       d.Scopes,
+			Params:       d.EndpointParams,
+			HTTP:         &client,
+			Log:          d.Logger,
+		},
+	}
 	if c.PrivateKey != nil {
 		key, err := assertion.NewKey(c.PrivateKey, c.SigningAlgorithm, c.KeyID)
 		if err != nil {
 			return nil, fmt.Errorf("mosaic: %w", err)
 		}
-		r.key = key
+		r.Key = key
 	}
-	if c.Certificate != nil {
-		bound, err := mtls.Bind(client.Transport, r.conf.Certificate, r.signHandshake)
-		if err != nil {
-			return nil, fmt.Errorf("mosaic: Certificate %w", err)
-		}
-		r.leaf = mtls.Thumbprint(r.conf.Certificate.Certificate[0])
-		r.bound, r.client.Transport = bound, bound
+	if err := r.Bind(); err != nil {
+		return nil, fmt.Errorf("mosaic: Certificate %w", err)
 	}
 	return r, nil
 }
@@ -626,7 +599,7 @@ func (r *requester) source(resource Resource) *refresh.Source {
 		if once {
 			attempts = 1
 		}
-		return r.token(ctx, resource, attempts)
+		return r.Token(ctx, string(resource), attempts)
 	}, r.logger(resource))
 }
 
@@ -636,502 +609,44 @@ func (r *requester) logger(resource Resource) *slog.Logger {
 
 // tokenURL is where the token is requested. Mosaic's guide for mTLS has another
 // path than its other guides.
-func (r *requester) tokenURL() string {
-	if r.conf.Certificate != nil && r.conf.ClientSecret == "" && r.key == nil {
-		return r.conf.Endpoint.URL("/cis/oidc/token")
+func (c *Config) tokenURL() string {
+	if c.Certificate != nil && c.ClientSecret == "" && c.PrivateKey == nil {
+		return c.Endpoint.URL("/cis/oidc/token")
 	}
-	return r.conf.Endpoint.TokenURL()
+	return c.Endpoint.TokenURL()
 }
 
-// token obtains one token, in up to so many attempts.
-func (r *requester) token(caller context.Context, resource Resource, attempts int) (*refresh.Token, error) {
-	ctx, cancel := context.WithTimeout(caller, requestTimeout)
-	defer cancel()
-	again := false
-	for n := 1; ; n++ {
-		tok, failure := r.attempt(ctx, resource)
-		if failure == nil {
-			return tok, nil
-		}
-		failure.url, failure.attempts = r.tokenURL(), n
-		if err := ended(caller); err != nil {
-			return nil, failure.endedBy(err)
-		}
-		if failure.redated && !again {
-			again = true
-			n-- // with another date it is another assertion, not another try
-			continue
-		}
-		if !failure.transient || n >= attempts {
-			return nil, failure
-		}
-		backoff := firstBackoff << (n - 1)
-		backoff = max(backoff/2+rand.N(backoff/2), failure.retryAfter)
-		if deadline, _ := ctx.Deadline(); time.Until(deadline) <= backoff {
-			return nil, failure
-		}
-		select {
-		case <-time.After(backoff):
-		case <-caller.Done():
-			return nil, failure.endedBy(caller.Err())
-		}
-	}
-}
-
-// ended returns the error of a context that has ended. The network's own timers
-// are set by its deadline, and may run out a moment before it is noticed.
-func ended(ctx context.Context) error {
-	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) && ctx.Err() == nil {
-		return context.DeadlineExceeded
-	}
-	return ctx.Err()
-}
-
-// attempt makes one request through x/oauth2.
-func (r *requester) attempt(ctx context.Context, resource Resource) (*refresh.Token, *tokenError) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	cc := clientcredentials.Config{
-		ClientID:       r.conf.ClientID,
-		ClientSecret:   r.conf.ClientSecret,
-		TokenURL:       r.tokenURL(),
-		Scopes:         r.conf.Scopes,
-		EndpointParams: maps.Clone(r.conf.EndpointParams),
-		AuthStyle:      oauth2.AuthStyleInParams,
-	}
-	if resource != "" {
-		cc.EndpointParams.Set("resource", string(resource))
-	}
-	ahead := time.Duration(r.ahead.Load())
-	if r.key != nil {
-		signed, failure := r.sign(ctx, ahead)
-		if failure != nil {
-			return nil, failure
-		}
-		cc.EndpointParams.Set("client_assertion_type", assertion.Type)
-		cc.EndpointParams.Set("client_assertion", signed)
-	}
-
-	x := &exchange{base: r.client.Transport}
-	client := *r.client
-	client.Transport = x
-	client.Jar = nil
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	sent := time.Now()
-	t, err := cc.Token(context.WithValue(ctx, oauth2.HTTPClient, &client))
-	received := time.Now()
+// transport returns the RoundTripper of c's client over the caller's own.
+func (c *Config) transport(ctx context.Context, own http.RoundTripper) http.RoundTripper {
+	r, err := c.requester(ctx)
 	if err != nil {
-		failure := r.explain(ctx, x, err)
-		if failure.retryAfter = x.retryAfter(); failure.retryAfter > 0 {
-			failure.what += "; it asks to wait " + failure.retryAfter.String()
+		return invalid{err}
+	}
+	if own == nil {
+		own = http.DefaultTransport
+	}
+	t := &bearer.Transport{Plain: own, Knows: r.conf.origins().has, SameHost: sameHost, Log: r.conf.Logger}
+	if bound := r.Bound(); bound != nil {
+		t.Bound = bound
+	}
+	resource := r.conf.Resource
+	audiences := map[Resource]*bearer.Audience{resource: {Source: r.source(resource)}}
+	t.Source = func(*url.URL) *bearer.Audience { return audiences[resource] }
+	if resource == "" {
+		for _, resource := range services {
+			audiences[resource] = &bearer.Audience{Source: r.source(resource)}
 		}
-		if r.key != nil {
-			r.redate(failure, x, ahead, sent, received)
-		}
-		return nil, failure
+		t.Source = func(u *url.URL) *bearer.Audience { return audiences[resourceOf(u)] }
 	}
-	tok, err := r.accept(t, sent, received, x.date())
-	if err != nil {
-		return nil, &tokenError{what: "the reply holds no usable token: " + err.Error()}
-	}
-	return tok, nil
+	return t
 }
 
-// redate looks at the refusal of an assertion that was dated by a clock so far
-// ahead of the local one. Where the reply's Date shows that the server's is
-// another, the next assertion is dated by that.
-func (r *requester) redate(failure *tokenError, x *exchange, assumed time.Duration, sent, received time.Time) {
-	date := x.date()
-	if date.IsZero() || x.response.StatusCode != http.StatusBadRequest && x.response.StatusCode != http.StatusUnauthorized {
-		return
-	}
-	ahead := date.Sub(received)
-	if assumed >= ahead-maxSkew && assumed <= date.Sub(sent)+maxSkew {
-		r.ahead.Store(0) // it was not the date; or the Date is wrong, a proxy's
-		return
-	}
-	r.ahead.Store(int64(ahead))
-	failure.redated = true
-	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", ahead.Abs().Round(time.Second))
-}
+// invalid is the transport of a client whose Config is invalid.
+type invalid struct{ err error }
 
-// sign returns a new client assertion, dated so far ahead of the local clock.
-func (r *requester) sign(ctx context.Context, ahead time.Duration) (string, *tokenError) {
-	audience := cmp.Or(r.conf.AssertionAudience, r.tokenURL())
-	signed, err := guard.Call(ctx, r.guard("PrivateKey", r.key.Signer, 1), func() (string, error) {
-		return r.key.Sign(assertion.Claims{ClientID: r.conf.ClientID, Audience: audience, Now: time.Now().Add(ahead)})
-	})
-	if err == nil {
-		return signed, nil
+func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		req.Body.Close()
 	}
-	if failed := (*guard.Error)(nil); errors.As(err, &failed) && failed.Late {
-		return "", &tokenError{what: err.Error(), cause: signerError{err}, transient: true}
-	}
-	return "", &tokenError{what: "no client assertion: " + r.secret.Quote(err.Error(), maxQuote), cause: signerError{err}}
-}
-
-// signHandshake returns what sign does, which calls the key of Certificate. It
-// has less time than an attempt, so that there is some left to say what failed:
-// net/http ends a handshake by a context of its own. crypto/tls makes text of an
-// error in a goroutine where an Error method must not panic.
-func (r *requester) signHandshake(sign func() ([]byte, error)) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout-time.Second)
-	defer cancel()
-	key, _ := r.conf.Certificate.PrivateKey.(crypto.Signer)
-	signature, err := guard.Call(ctx, r.guard("the private key of Certificate", key, maxHandshakes), sign)
-	if err != nil {
-		r.handshake.Store(&signerError{err})
-		return nil, errors.New(fmt.Sprint(err))
-	}
-	return signature, nil
-}
-
-func (r *requester) guard(name string, signer crypto.Signer, atOnce int) guard.Guard {
-	return guard.Guard{Of: r.of, Signer: signer, Name: name, AtOnce: atOnce, Log: r.conf.Logger}
-}
-
-// A signerError is a signer's error, in which errors.Is finds everything but the
-// end of a context: that would pass for the caller's.
-type signerError struct{ error }
-
-func (e signerError) As(target any) bool { return errors.As(e.error, target) }
-func (e signerError) Is(target error) bool {
-	return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(e.error, target)
-}
-
-// accept returns the token of a reply, if it can be used.
-func (r *requester) accept(t *oauth2.Token, sent, received, date time.Time) (*refresh.Token, error) {
-	switch {
-	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer"):
-		if tokenType.MatchString(t.TokenType) {
-			return nil, fmt.Errorf("its token_type is %q, not Bearer", t.TokenType)
-		}
-		return nil, errors.New("its token_type is not Bearer")
-	case len(t.AccessToken) > maxToken:
-		return nil, fmt.Errorf("it has %d bytes, more than any header takes", len(t.AccessToken))
-	case !isB64Token(t.AccessToken):
-		return nil, errors.New("it holds characters that no Bearer token may have (RFC 6750 §2.1)")
-	}
-	if err := r.checkBinding(t); err != nil {
-		return nil, err
-	}
-	var expiresIn time.Duration
-	if !t.Expiry.IsZero() {
-		expiresIn = t.Expiry.Sub(received).Round(time.Second) // x/oauth2 has counted it from when it read the reply
-	}
-	end, life, err := expiry.Of(expiry.Reply{
-		AccessToken: t.AccessToken,
-		ExpiresIn:   expiresIn,
-		Sent:        sent,
-		Received:    received,
-		Date:        date,
-	})
-	if err != nil {
-		return nil, err
-	}
-	t.Expiry = end
-	return &refresh.Token{
-		Token:         *t,
-		Authorization: "Bearer " + t.AccessToken,
-		Sent:          sent,
-		Lifetime:      life,
-	}, nil
-}
-
-// tokenType is what a token_type looks like (DPoP, mac, N_A), and no token does.
-var tokenType = regexp.MustCompile(`^[A-Za-z_]{1,12}$`)
-
-// isB64Token reports whether s has the syntax of RFC 6750 §2.1.
-func isB64Token(s string) bool {
-	body := strings.TrimRight(s, "=")
-	return body != "" && !strings.ContainsFunc(body, func(c rune) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-._~+/", c))
-	})
-}
-
-// checkBinding refuses a token that is bound to another certificate than ours:
-// Mosaic has then seen another one in the handshake.
-func (r *requester) checkBinding(t *oauth2.Token) error {
-	if r.leaf == "" {
-		return nil
-	}
-	claims := jwt.MapClaims{} // whatever types they have: they are for Mosaic to judge
-	_, _, _ = jwt.NewParser().ParseUnverified(t.AccessToken, claims)
-	confirmation, _ := claims["cnf"].(map[string]any)
-	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != r.leaf {
-		return errors.New("it is bound to another certificate than Config.Certificate: something on the way ends the TLS connection")
-	}
-	return nil
-}
-
-// An exchange is one HTTP exchange, of which it notes what x/oauth2 drops.
-type exchange struct {
-	base     http.RoundTripper // nil: http.DefaultTransport
-	response *http.Response    // nil: there was none
-	bodyErr  error             // that reading the body ended with, but for io.EOF
-}
-
-func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
-	base := x.base
-	if base == nil {
-		base = http.DefaultTransport
-	}
-	res, err := base.RoundTrip(req)
-	if err == nil && res != nil {
-		x.response = res
-		if res.Body != nil { // nil from a RoundTripper that is not net/http's
-			res.Body = &notedBody{res.Body, x}
-		}
-	}
-	return res, err
-}
-
-type notedBody struct {
-	io.ReadCloser
-	x *exchange
-}
-
-func (b *notedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		b.x.bodyErr = err
-	}
-	return n, err
-}
-
-// date returns the reply's Date, or zero.
-func (x *exchange) date() time.Time {
-	if x.response == nil {
-		return time.Time{}
-	}
-	date, _ := http.ParseTime(x.response.Header.Get("Date"))
-	return date
-}
-
-// retryAfter returns how long the reply asks to wait (RFC 9110 §10.2.3), zero if
-// it does not.
-func (x *exchange) retryAfter() time.Duration {
-	if x.response == nil {
-		return 0
-	}
-	value := x.response.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil {
-		return time.Duration(max(seconds, 0)) * time.Second
-	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	now := x.date() // the server's clock, if it tells
-	if now.IsZero() {
-		now = time.Now()
-	}
-	return max(at.Sub(now), 0)
-}
-
-// A tokenError says why a token request has failed.
-type tokenError struct {
-	url      string
-	attempts int
-	what     string // one bounded line without secrets
-	cause    error  // what errors.Is and errors.As find, or nil
-
-	transient  bool          // the request is worth repeating at once
-	redated    bool          // and so is one that is dated by the server's clock
-	refused    bool          // the endpoint refused it, and will refuse the next
-	retryAfter time.Duration // as the endpoint asked
-}
-
-func (e *tokenError) Error() string {
-	times := ""
-	if e.attempts > 1 {
-		times = fmt.Sprintf(" (%d attempts)", e.attempts)
-	}
-	return "mosaic: token request to " + e.url + " failed" + times + ": " + e.what
-}
-
-func (e *tokenError) Unwrap() error             { return e.cause }
-func (e *tokenError) Timeout() bool             { return errors.Is(e.cause, context.DeadlineExceeded) }
-func (e *tokenError) Refused() bool             { return e.refused }
-func (e *tokenError) RetryAfter() time.Duration { return e.retryAfter }
-
-// endedBy returns e as the error of a request that its caller's context ended.
-func (e *tokenError) endedBy(cause error) *tokenError {
-	what := cause.Error()
-	if e.cause != nil { // there was a reply, or a signer's error
-		what += " (last: " + e.what + ")"
-	}
-	return &tokenError{url: e.url, attempts: e.attempts, what: what, cause: errors.Join(cause, e.cause)}
-}
-
-// explain returns what went wrong with an exchange that x/oauth2 ended with err.
-func (r *requester) explain(ctx context.Context, x *exchange, err error) *tokenError {
-	var reply *oauth2.RetrieveError
-	switch {
-	case x.response == nil || x.bodyErr != nil:
-		return r.explainTransport(ctx, x, err)
-	case errors.As(err, &reply):
-		return r.explainReply(x, reply)
-	case x.response.StatusCode/100 == 3: // without a Location that net/http can use
-		return &tokenError{what: fmt.Sprintf("%s: %s", r.secret.Quote(x.response.Status, maxQuote), redirectHint)}
-	}
-	what := "is not the JSON of a token response (RFC 6749 §5.1)"
-	switch text := err.Error(); {
-	case isHTML(x.response):
-		what = "is an HTML page: does a proxy or a login page answer in Mosaic's place?"
-	case strings.Contains(text, "unexpected end of JSON input"):
-		what = "is empty or cut off"
-	case strings.Contains(text, "missing access_token"):
-		what = "has no access_token"
-	case strings.Contains(text, "ParseInt"), strings.Contains(text, "Number"):
-		what = "has an expires_in that is no whole number"
-	}
-	return &tokenError{what: fmt.Sprintf("the reply (%s) %s", r.secret.Quote(x.response.Status, maxQuote), what)}
-}
-
-func isHTML(res *http.Response) bool {
-	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	return media == "text/html" || media == "application/xhtml+xml"
-}
-
-// explainTransport explains an exchange that brought no whole reply. The cause
-// is not made reachable: it is foreign, and may hold the request, or claim to be
-// the end of a context that was ours.
-func (r *requester) explainTransport(ctx context.Context, x *exchange, err error) *tokenError {
-	if x.bodyErr != nil {
-		err = x.bodyErr
-	}
-	if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
-		err = urlErr.Err // without the URL, which is told already
-	}
-	text := r.secret.Quote(fmt.Sprint(err), maxQuote) // Sprint, for a foreign Error method may panic
-	var badCertificate *tls.CertificateVerificationError
-	var network *net.OpError
-	switch {
-	case errors.As(err, &badCertificate):
-		return &tokenError{what: "the server's certificate does not verify (" + text + "): check Endpoint, the local clock, and whether a proxy ends TLS here", refused: true}
-	case ended(ctx) != nil && x.response == nil:
-		return &tokenError{what: "no reply in time", transient: true}
-	case ended(ctx) != nil:
-		return &tokenError{what: "the reply did not end in time", transient: true}
-	case x.response != nil:
-		return &tokenError{what: "the reply broke off: " + text, transient: true}
-	case errors.As(err, &network) && (network.Op == "dial" || network.Op == "proxyconnect"), strings.Contains(text, "HTTP response to HTTPS client"):
-		return &tokenError{what: text + ": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)", transient: true}
-	case strings.Contains(text, "tls: failed to sign handshake") && r.handshake.Load() != nil:
-		return &tokenError{what: text, cause: r.handshake.Load(), transient: true}
-	case strings.Contains(text, "remote error: tls:") && strings.Contains(text, "certificate"):
-		return &tokenError{what: text + ": check Certificate", transient: true}
-	}
-	closed := errors.Is(err, io.EOF)
-	if closed {
-		text = "the connection was closed before a reply came"
-	}
-	if r.bound != nil && (closed || network != nil && (network.Op == "read" || network.Op == "write")) {
-		text += ": the server may have refused Certificate" // in TLS 1.3 what says so may be lost behind the connection's end
-	}
-	return &tokenError{what: text, transient: true}
-}
-
-// explainReply explains a reply of the token endpoint that holds no token.
-func (r *requester) explainReply(x *exchange, reply *oauth2.RetrieveError) *tokenError {
-	status := x.response.StatusCode
-	clean := r.clean(reply)
-	e := &tokenError{
-		cause:     clean,
-		transient: status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500,
-		refused:   status/100 == 4 && status != http.StatusRequestTimeout,
-	}
-
-	what := []string{redact.Quote(clean.Response.Status, 60)}
-	if clean.ErrorCode != "" {
-		what = append(what, "error "+redact.Quote(clean.ErrorCode, 60))
-	}
-	if clean.ErrorDescription != "" {
-		what = append(what, redact.Quote(clean.ErrorDescription, maxQuote))
-	}
-	if clean.ErrorCode == "" && len(clean.Body) > 0 && !isHTML(x.response) {
-		what = append(what, "body "+redact.Quote(string(clean.Body), maxQuote))
-	}
-	e.what = strings.Join(what, ", ")
-	if hint := r.hint(status, clean.ErrorCode, isHTML(x.response)); hint != "" {
-		e.what += ": " + hint
-	}
-	return e
-}
-
-const redirectHint = "a redirect, which is not followed with credentials: check Endpoint"
-
-// hint returns what a person can do about a reply without a token.
-func (r *requester) hint(status int, code string, html bool) string {
-	switch {
-	case status/100 == 3:
-		return redirectHint
-	case code == "invalid_target":
-		return "check Resource, which has to be configured for the application in Mosaic"
-	case code == "invalid_scope":
-		return "check Scopes"
-	case code == "unauthorized_client", code == "unsupported_grant_type":
-		return "the application has to be allowed the grant type client_credentials"
-	case html:
-		return "an HTML page: does a proxy or a firewall answer in Mosaic's place?"
-	case code == "invalid_client" && r.key != nil:
-		return "check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns"
-	case code == "invalid_client" && r.conf.ClientSecret == "":
-		return "check ClientID, and that the application at this Endpoint has this Certificate"
-	case code == "invalid_client", status == http.StatusUnauthorized:
-		return "check ClientID and ClientSecret, and that both belong to this Endpoint"
-	case status == http.StatusNotFound:
-		return "check Endpoint"
-	case status == http.StatusTooManyRequests:
-		return "Mosaic's rate limit is reached"
-	case status >= 500:
-		return "a fault on Mosaic's side, or on the way there"
-	}
-	return ""
-}
-
-// errorCode is the form of an RFC 6749 error code in practice. Text of this form
-// is not redacted: callers compare it.
-var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
-
-// clean returns e without the request, without secrets and bounded. Of a reply
-// that claims success only the error code is left: its body may hold a token.
-func (r *requester) clean(e *oauth2.RetrieveError) *oauth2.RetrieveError {
-	field := func(s string) string { return redact.Cut(r.secret.Text(s), maxField) }
-	c := &oauth2.RetrieveError{
-		Response: &http.Response{
-			Status:        field(e.Response.Status),
-			StatusCode:    e.Response.StatusCode,
-			Proto:         e.Response.Proto,
-			ProtoMajor:    e.Response.ProtoMajor,
-			ProtoMinor:    e.Response.ProtoMinor,
-			Header:        make(http.Header),
-			Body:          http.NoBody,
-			ContentLength: e.Response.ContentLength,
-		},
-		ErrorCode: e.ErrorCode,
-	}
-	size := 0
-	for _, name := range slices.Sorted(maps.Keys(e.Response.Header)) {
-		for _, value := range e.Response.Header[name] {
-			if size += len(name) + len(value); size > maxHeader {
-				break
-			}
-			c.Response.Header.Add(field(name), field(value))
-		}
-	}
-	success := e.Response.StatusCode/100 == 2
-	switch {
-	case errorCode.MatchString(e.ErrorCode):
-	case success && e.ErrorCode != "":
-		c.ErrorCode = redact.Mark
-	default:
-		c.ErrorCode = field(e.ErrorCode)
-	}
-	if !success {
-		c.ErrorDescription, c.ErrorURI = field(e.ErrorDescription), field(e.ErrorURI)
-		c.Body = []byte(field(string(e.Body)))
-	}
-	return c
+	return nil, i.err
 }

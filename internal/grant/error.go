@@ -59,7 +59,7 @@ func (e *Error) endedBy(cause error) *Error {
 func (c *Client) explain(ctx context.Context, x *exchange, err error) *Error {
 	var reply *oauth2.RetrieveError
 	switch {
-	case x.response == nil || x.bodyErr != nil:
+	case x.response == nil || x.broken:
 		return c.explainTransport(ctx, x, err)
 	case errors.As(err, &reply):
 		return c.explainReply(x, reply)
@@ -89,9 +89,6 @@ func isHTML(res *http.Response) bool {
 // is not made reachable: it is foreign, and may hold the request, or claim to be
 // the end of a context that was ours.
 func (c *Client) explainTransport(ctx context.Context, x *exchange, err error) *Error {
-	if x.bodyErr != nil {
-		err = x.bodyErr
-	}
 	if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
 		err = urlErr.Err // without the URL, which is told already
 	}

@@ -1,45 +1,41 @@
 package grant
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"strconv"
 	"time"
 )
 
-// An exchange is one HTTP exchange, of which it notes what x/oauth2 drops.
+// maxReply bounds the body of a reply. A token response has about two KiB.
+const maxReply = 1 << 20
+
+// An exchange is the RoundTripper of one attempt. It reads the reply whole, so
+// that a body that breaks off is a transport error like any other.
 type exchange struct {
-	base     http.RoundTripper // nil: http.DefaultTransport
-	response *http.Response    // nil: there was none
-	bodyErr  error             // that reading the body ended with, but for io.EOF
+	base     http.RoundTripper
+	response *http.Response // nil: there was none
+	broken   bool           // the body broke off
 }
 
 func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
-	base := x.base
-	if base == nil {
-		base = http.DefaultTransport
+	res, err := x.base.RoundTrip(req)
+	if err != nil || res == nil {
+		return res, err
 	}
-	res, err := base.RoundTrip(req)
-	if err == nil && res != nil {
-		x.response = res
-		if res.Body != nil { // nil from a RoundTripper that is not net/http's
-			res.Body = &notedBody{res.Body, x}
-		}
+	x.response = res
+	if res.Body == nil { // from a RoundTripper other than net/http's
+		res.Body = http.NoBody
 	}
-	return res, err
-}
-
-type notedBody struct {
-	io.ReadCloser
-	x *exchange
-}
-
-func (b *notedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
-		b.x.bodyErr = err
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxReply))
+	res.Body.Close()
+	if err != nil {
+		x.broken = true
+		return nil, err
 	}
-	return n, err
+	res.Body = io.NopCloser(bytes.NewReader(body))
+	return res, nil
 }
 
 // date returns the reply's Date, or zero.
@@ -51,8 +47,7 @@ func (x *exchange) date() time.Time {
 	return date
 }
 
-// retryAfter returns how long the reply asks to wait (RFC 9110 §10.2.3), zero if
-// it does not.
+// retryAfter returns the wait that the reply asks for (RFC 9110 §10.2.3), or zero.
 func (x *exchange) retryAfter() time.Duration {
 	if x.response == nil {
 		return 0

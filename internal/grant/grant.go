@@ -82,6 +82,9 @@ type Client struct {
 // present.
 func (c *Client) Bind() error {
 	c.secret = redact.New(c.ClientSecret)
+	if c.HTTP.Transport == nil {
+		c.HTTP.Transport = http.DefaultTransport
+	}
 	if c.Certificate != nil {
 		bound, err := mtls.Bind(c.HTTP.Transport, c.Certificate, c.signHandshake)
 		if err != nil {

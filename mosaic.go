@@ -267,7 +267,7 @@ func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 		defer r.Bound().CloseIdleConnections()
 	}
 	begun := time.Now()
-	tok, err := r.Token(ctx, string(c.Resource), maxAttempts)
+	tok, err := r.Token(ctx, string(c.Resource), refresh.Attempts)
 	if err != nil {
 		return nil, err
 	}
@@ -510,10 +510,7 @@ func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	return claims, nil
 }
 
-const (
-	maxAttempts = 3   // at a token request that callers wait for
-	maxQuote    = 200 // bytes of foreign text in an error's line
-)
+const maxQuote = 200 // bytes of foreign text in an error's line
 
 // A requester makes token requests: what a valid Config becomes when a source or
 // a client is made of it. It is safe for concurrent use.
@@ -594,11 +591,7 @@ func (c *Config) clone() *Config {
 
 // source returns a cached source of tokens for resource.
 func (r *requester) source(resource Resource) *refresh.Source {
-	return refresh.New(func(ctx context.Context, once bool) (*refresh.Token, error) {
-		attempts := maxAttempts
-		if once {
-			attempts = 1
-		}
+	return refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
 		return r.Token(ctx, string(resource), attempts)
 	}, r.logger(resource))
 }
@@ -630,13 +623,13 @@ func (c *Config) transport(ctx context.Context, own http.RoundTripper) http.Roun
 		t.Bound = bound
 	}
 	resource := r.conf.Resource
-	audiences := map[Resource]*bearer.Audience{resource: {Source: r.source(resource)}}
-	t.Source = func(*url.URL) *bearer.Audience { return audiences[resource] }
+	sources := map[Resource]*refresh.Source{resource: r.source(resource)}
+	t.Source = func(*url.URL) *refresh.Source { return sources[resource] }
 	if resource == "" {
 		for _, resource := range services {
-			audiences[resource] = &bearer.Audience{Source: r.source(resource)}
+			sources[resource] = r.source(resource)
 		}
-		t.Source = func(u *url.URL) *bearer.Audience { return audiences[resourceOf(u)] }
+		t.Source = func(u *url.URL) *refresh.Source { return sources[resourceOf(u)] }
 	}
 	return t
 }

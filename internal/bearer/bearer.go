@@ -24,23 +24,11 @@ type Transport struct {
 	Bound    http.RoundTripper   // presents a certificate to known origins; nil: Plain leads there, too
 	Knows    func(*url.URL) bool // may tokens go there?
 	SameHost func(scheme, a, b string) bool
-	Source   func(*url.URL) *Audience
+	Source   func(*url.URL) *refresh.Source
 	Log      *slog.Logger
 }
 
-// An Audience is a source of tokens for one service.
-type Audience struct {
-	*refresh.Source
-
-	mu      sync.Mutex
-	renewed time.Time // when a 401 last began a renewal; guarded by mu
-}
-
 const (
-	// A 401 to a token younger than minAge is not for a revocation: a renewal
-	// would not heal it.
-	minAge = 10 * time.Second
-
 	// A 401 begins a renewal no more often than this: a minute where it does not
 	// say invalid_token and so means something else as a rule.
 	pauseInvalid = 10 * time.Second
@@ -67,8 +55,8 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if sent == nil {
 		return send(t.base(), req, req)
 	}
-	a := t.Source(req.URL)
-	tok, err := a.Token(req.Context())
+	source := t.Source(req.URL)
+	tok, err := source.Token(req.Context())
 	if err != nil {
 		closeBody(req)
 		return nil, err
@@ -76,7 +64,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	*authorization = tok.Authorization
 	res, err := send(t.base(), req, sent)
 	if err == nil && res != nil && res.StatusCode == http.StatusUnauthorized {
-		return t.unauthorized(a, req, res, tok)
+		return t.unauthorized(source, req, res, tok)
 	}
 	return res, err
 }
@@ -186,10 +174,13 @@ func withAuthorization(req *http.Request) (sent *http.Request, authorization *st
 
 // unauthorized answers a 401: it sees to a successor of tok, and sends req once
 // more with it where that is safe.
-func (t *Transport) unauthorized(a *Audience, req *http.Request, res *http.Response, tok *refresh.Token) (*http.Response, error) {
-	invalid := saysInvalidToken(res.Header)
-	renewal := a.Renew(tok, func() bool { return a.mayRenew(tok, invalid) })
-	if renewal == nil || !(invalid || isRepeatable(req)) || !canRewind(req) {
+func (t *Transport) unauthorized(source *refresh.Source, req *http.Request, res *http.Response, tok *refresh.Token) (*http.Response, error) {
+	invalid, pause := saysInvalidToken(res.Header), pauseOther
+	if invalid {
+		pause = pauseInvalid
+	}
+	done, coming := source.Replace(tok, pause)
+	if !coming || !(invalid || isRepeatable(req)) || !canRewind(req) {
 		return res, nil
 	}
 
@@ -198,10 +189,12 @@ func (t *Transport) unauthorized(a *Audience, req *http.Request, res *http.Respo
 	if !hold(ctx, res) {
 		return res, nil
 	}
-	next, err := renewal.Wait(ctx)
-	if err == nil {
-		next, err = a.Token(ctx) // that of a long request may have ended, too
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return res, nil
 	}
+	next, err := source.Token(ctx)
 	if err != nil || next.AccessToken == tok.AccessToken {
 		return res, nil
 	}
@@ -215,22 +208,6 @@ func (t *Transport) unauthorized(a *Audience, req *http.Request, res *http.Respo
 	*authorization = next.Authorization
 	again.Body = body
 	return send(t.base(), req, again)
-}
-
-// mayRenew reports whether a 401 to tok may begin a renewal now, and counts it.
-func (a *Audience) mayRenew(tok *refresh.Token, invalid bool) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	pause := pauseOther
-	if invalid {
-		pause = pauseInvalid
-	}
-	now := time.Now()
-	if now.Sub(tok.Sent) < minAge || !a.renewed.IsZero() && now.Sub(a.renewed) < pause {
-		return false
-	}
-	a.renewed = now
-	return true
 }
 
 // challenge matches a parameter of a WWW-Authenticate header, or a scheme (RFC

@@ -31,9 +31,8 @@ import (
 )
 
 const (
-	attemptTimeout = 10 * time.Second // the token endpoint answers in well under one
-	requestTimeout = 30 * time.Second // all attempts: what a caller may have to wait
-	maxAttempts    = 3
+	attemptTimeout = 10 * time.Second       // the token endpoint answers in well under one
+	requestTimeout = 30 * time.Second       // all attempts: what a caller may have to wait
 	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
 
 	// maxToken bounds an access token: servers commonly refuse a header of more

@@ -1,15 +1,15 @@
-// Package refresh keeps one access token and renews it ahead of its expiry, so
-// that nobody waits for a renewal and an outage of the token endpoint goes
-// unnoticed.
+// Package refresh caches one access token and renews it ahead of its expiry, so
+// that callers do not wait for a renewal or notice an outage of the token
+// endpoint.
 //
-// A token's life, on whichever clock says that more of it has passed:
+// A token's life:
 //
-//	|----------- fresh ----------|------- due -------|- closing -|
-//	0                       3/5 … 2/3         10 s or 10 %      end
+//	|---------- fresh ----------|------- due -------|- margin -|
+//	0                      3/5 … 2/3           10 s or 10 %   end
 //
-// While fresh it is served from memory. When it falls due it is renewed in the
-// background, and goes on being served. In its closing seconds calls wait for
-// the renewal, unless it is known to fail: then the token serves to its end.
+// Due, it is renewed in the background and still served. In the margin calls wait
+// for the renewal, unless requests are failing: then the token is served to its
+// end.
 package refresh
 
 import (
@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,11 +26,11 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// A Token is what a fetch obtains. It is immutable: many goroutines hold it.
+// A Token is the result of a fetch. It is immutable and shared.
 type Token struct {
 	oauth2.Token                // its Expiry without a monotonic reading
-	Authorization string        // the header's value, built once
-	Sent          time.Time     // when it was asked for, with a monotonic reading
+	Authorization string        // the header's value
+	Sent          time.Time     // when it was requested, with a monotonic reading
 	Lifetime      time.Duration // from Sent
 }
 
@@ -40,100 +39,114 @@ func (t *Token) Log(log *slog.Logger, took time.Duration) {
 	log.Debug("mosaic: token obtained", "lifetime", t.Lifetime.Round(time.Second), "took", took)
 }
 
-// A Failure is an error of a fetch that knows when the next one makes sense.
+// left returns the rest of the token's life, by the wall clock or by the time
+// elapsed, whichever is less: wall clocks are stepped, and only they advance while
+// a machine sleeps.
+func (t *Token) left(now time.Time) time.Duration {
+	return min(t.Expiry.Sub(now), t.Lifetime-now.Sub(t.Sent))
+}
+
+// A Failure is a fetch's error with advice on the next fetch.
 type Failure interface {
 	error
-	Refused() bool             // the endpoint answered, and will answer the same again
-	RetryAfter() time.Duration // as the endpoint asked for; zero: it did not
+	Refused() bool             // the next request will be refused, too
+	RetryAfter() time.Duration // as the endpoint asked; zero: it did not
 }
 
 const (
-	// maxMargin bounds the closing part of a token's life. It covers the way of
-	// a request and clocks that differ by a few seconds; it is what x/oauth2
-	// keeps, too.
+	// maxMargin covers a request's way and clocks that differ by some seconds.
+	// It is the margin of x/oauth2.
 	maxMargin = 10 * time.Second
 
-	// Pauses between renewals that fail. With a good token nobody waits, so they
-	// may grow to a minute: a token falls due with 20 of them left. Without one
-	// every caller fails, so a transient failure is retried every two seconds,
-	// and only a refusal, which a person has to mend, less and less often.
+	// minAge is the age from which a token can have been revoked: a 401 to a
+	// younger one has another cause, and a renewal would not help.
+	minAge = 10 * time.Second
+
+	// With a good token nobody waits, so the pauses between failed requests may
+	// grow to a minute: a token is due for 20. Without one every caller fails, so
+	// a request follows every two seconds; only after refusals, which a person has
+	// to mend, the pauses grow further.
 	firstPause         = time.Second
 	maxPauseGood       = time.Minute
 	maxPauseTransient  = 2 * time.Second
 	maxPauseRefused    = 30 * time.Second
-	maxPauseRetryAfter = time.Minute // a longer Retry-After would outlast the outage
+	maxPauseRetryAfter = time.Minute // longer would outlast most outages
 
-	// warnEvery is how often a log says that renewals go on failing.
-	warnEvery = time.Minute
+	// Attempts is the number of a request that callers wait for. After two failures
+	// in a row it is one.
+	Attempts = 3
+
+	warnEvery = time.Minute // between the warnings of one outage
 )
 
 // A Source is a cached token and its renewal. It is safe for concurrent use,
-// holds no goroutine while nothing is being fetched, and needs no closing.
+// holds no goroutine between requests, and needs no Close.
 type Source struct {
-	fetch   func(ctx context.Context, once bool) (*Token, error)
+	fetch   func(ctx context.Context, attempts int) (*Token, error)
 	log     *slog.Logger
-	current atomic.Pointer[held]
-	failing atomic.Bool // the last renewal has failed
+	current atomic.Pointer[entry]
 
-	mu           sync.Mutex // guards what follows; never held while foreign code runs
-	renewal      *Renewal   // the one under way, or nil
+	mu           sync.Mutex // guards the following; not held while foreign code runs
+	inflight     *request   // nil: none
 	timer        *time.Timer
 	failures     int       // in a row
-	deadFailures int       // those of them that left callers without a token
-	refusals     int       // of those, since the last that was no refusal
-	err          error     // the last of them
-	pausedUntil  time.Time // no renewal before
-	askedUntil   time.Time // nor before this, as the endpoint has asked
+	deadFailures int       // of them, those without a good token
+	refusals     int       // of those, the refusals since the last other failure
+	err          error     // the last failure's
+	pausedUntil  time.Time // no request before
+	askedUntil   time.Time // the part of the pause that the endpoint asked for
+	replaced     time.Time // when Replace last began a request
 	warned       time.Time
 }
 
-// held is the current token with what is known of its use.
-type held struct {
+// An entry is the current token with its use.
+type entry struct {
 	*Token
-	due      time.Duration // it is renewed when no more than this is left of it
-	margin   time.Duration // callers wait when no more than this is left of it
-	used     atomic.Bool   // somebody got it
-	renewing atomic.Bool   // it fell due and its renewal was begun; a retry is the timer's
+	due      time.Duration // before the end: the token is renewed
+	margin   time.Duration // before the end: callers wait
+	used     atomic.Bool
+	renewing atomic.Bool // its renewal was begun; the timer retries it
 }
 
-// left returns what is left of the token's life: by the wall clock or by the
-// time that has passed, whichever is less. Clocks are stepped, and the time
-// that passes while a machine sleeps is counted by the wall clock alone.
-func (h *held) left(now time.Time) time.Duration {
-	return min(h.Expiry.Sub(now), h.Lifetime-now.Sub(h.Sent))
-}
-
-// take hands the token out.
-func (h *held) take() *Token {
-	if !h.used.Load() { // a store on every call would have the cores fight for the cache line
-		h.used.Store(true)
+// take returns the token and marks it as used.
+func (e *entry) take() *Token {
+	if !e.used.Load() { // a store by every call would contend for the cache line
+		e.used.Store(true)
 	}
-	return h.Token
+	return e.Token
 }
 
-// New returns a Source that obtains tokens by fetch: in one request if once is
-// set, else with the patience that a waiting caller is worth. A fetch ends by
-// itself, in bounded time, or with its context.
-func New(fetch func(ctx context.Context, once bool) (*Token, error), log *slog.Logger) *Source {
+// A request is one fetch in flight, shared by all who wait.
+type request struct {
+	done    chan struct{}
+	ahead   bool   // it began with a good token
+	dropped string // an access token that Invalidate dropped meanwhile; guarded by Source.mu
+
+	// Set before done is closed. Both are nil if the fetch brought dropped.
+	result *entry
+	err    error
+}
+
+// New returns a Source over fetch, which makes a token request of up to so many
+// attempts. A fetch ends in bounded time, or with its context.
+func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slog.Logger) *Source {
 	return &Source{fetch: fetch, log: log}
 }
 
-// Token returns the current token, or waits for one until ctx ends.
+// Token returns the current token. Without a good one it waits for a request, until
+// ctx ends.
 func (s *Source) Token(ctx context.Context) (*Token, error) {
-	if h := s.current.Load(); h != nil {
-		if left := h.left(time.Now()); s.serves(h, left) {
-			if left <= h.due && !h.renewing.Load() && h.renewing.CompareAndSwap(false, true) {
+	if e := s.current.Load(); e != nil {
+		if left := e.left(time.Now()); left > e.margin {
+			if left <= e.due && !e.renewing.Load() && e.renewing.CompareAndSwap(false, true) {
+				s.mu.Lock()
 				s.renew()
+				s.mu.Unlock()
 			}
-			return h.take(), nil
+			return e.take(), nil
 		}
 	}
 	return s.wait(ctx)
-}
-
-// serves reports whether callers get h, of which so much is left.
-func (s *Source) serves(h *held, left time.Duration) bool {
-	return left > h.margin || left > 0 && s.failing.Load()
 }
 
 func (s *Source) wait(ctx context.Context) (*Token, error) {
@@ -141,12 +154,14 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		ended := ctx.Err()
 		s.mu.Lock()
 		now := time.Now()
-		if h := s.current.Load(); h != nil && s.serves(h, h.left(now)) {
-			s.mu.Unlock()
-			return h.take(), nil
+		if e := s.current.Load(); e != nil {
+			if left := e.left(now); left > e.margin || left > 0 && s.failures > 0 {
+				s.mu.Unlock()
+				return e.take(), nil
+			}
 		}
-		// A pause that was made while a token was good does not count.
-		if s.renewal == nil && (s.deadFailures > 0 && now.Before(s.pausedUntil) || now.Before(s.askedUntil)) {
+		// A pause made while a token was good does not count.
+		if s.inflight == nil && (s.deadFailures > 0 && now.Before(s.pausedUntil) || now.Before(s.askedUntil)) {
 			err := s.err
 			s.mu.Unlock()
 			return nil, err
@@ -158,119 +173,106 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		r := s.join()
 		s.mu.Unlock()
 
-		tok, err := r.Wait(ctx)
-		if tok != nil || err != nil && !r.ahead {
-			return tok, err
+		select {
+		case <-r.done:
+		case <-ctx.Done():
+			return nil, waitError{ctx.Err()}
 		}
-		// Else what is left of the old token serves, or a renewal that is meant
-		// for callers who wait is begun, or ctx has ended.
+		switch {
+		case r.result != nil:
+			return r.result.take(), nil
+		case r.err != nil && !r.ahead:
+			return nil, r.err
+		}
+		// A request ahead that failed is tried again with the patience of a caller.
 	}
 }
 
-// A waitError is a context's error, with Timeout as net/http has it.
+// A waitError is a context's error, with the Timeout method of net/http's.
 type waitError struct{ error }
 
 func (e waitError) Error() string { return "mosaic: waiting for a token: " + e.error.Error() }
 func (e waitError) Unwrap() error { return e.error }
 func (e waitError) Timeout() bool { return errors.Is(e.error, context.DeadlineExceeded) }
 
-// Invalidate drops the token if it is the current one, and keeps a renewal that
-// is under way from bringing it back.
+// Invalidate drops the token if it is the current one. A request in flight does
+// not bring it back.
 func (s *Source) Invalidate(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h := s.current.Load(); h != nil && h.AccessToken == accessToken {
+	if e := s.current.Load(); e != nil && e.AccessToken == accessToken {
 		s.current.Store(nil)
 		s.timer.Stop()
-		if s.renewal != nil {
-			s.renewal.dropped = append(s.renewal.dropped, accessToken)
+		if s.inflight != nil {
+			s.inflight.dropped = accessToken
 		}
 	}
 }
 
-// Renew sees to a successor of old, which stays in service until that is there.
-// If old is no longer the current token, it is there already. If no renewal is
-// under way, one is begun where begin agrees, and where renewals have not been
-// failing until just now; else Renew returns nil.
-func (s *Source) Renew(old *Token, begin func() bool) *Renewal {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := s.current.Load()
-	switch {
-	case h != nil && h.Token != old:
-		return &Renewal{done: closed, got: h}
-	case s.renewal == nil && (time.Now().Before(s.pausedUntil) || !begin()):
-		return nil
-	}
-	return s.join()
-}
-
+// closed is the done channel of a request long finished.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// A Renewal is one fetch, for all who wait for it.
-type Renewal struct {
-	done    chan struct{}
-	ahead   bool     // it began while there was a good token
-	dropped []string // tokens that were invalidated meanwhile; guarded by Source.mu
-
-	// Set before done is closed.
-	got *held
-	err error
-}
-
-// Wait returns what the renewal brings, or ctx's error if it ends first. It
-// returns neither if the renewal brought a token that had been invalidated.
-func (r *Renewal) Wait(ctx context.Context) (*Token, error) {
-	select {
-	case <-r.done:
-		if r.got == nil {
-			return nil, r.err
-		}
-		return r.got.take(), nil
-	case <-ctx.Done():
-		return nil, waitError{ctx.Err()}
-	}
-}
-
-// renew begins a renewal in the background, if none is under way. In a pause it
-// leaves that to the timer, which is set for the pause's end.
-func (s *Source) renew() {
+// Replace is for a request with the token old that was answered 401. It reports
+// whether a successor is coming: done is closed when it is there or has failed,
+// and [Source.Token] then tells. Until then old stays in service.
+//
+// Replace begins no request for a token younger than ten seconds, none within
+// pause after it last began one, and none in a pause after a failure.
+func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{}, coming bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if e := s.current.Load(); e != nil && e.Token != old {
+		return closed, true
+	}
+	if s.inflight == nil {
+		now := time.Now()
+		if now.Sub(old.Sent) < minAge || !s.replaced.IsZero() && now.Sub(s.replaced) < pause || now.Before(s.pausedUntil) {
+			return nil, false
+		}
+		s.replaced = now
+	}
+	return s.join().done, true
+}
+
+// renew begins a request unless a pause is on, at whose end the timer does. The
+// caller holds s.mu.
+func (s *Source) renew() {
 	if !time.Now().Before(s.pausedUntil) {
 		s.join()
 	}
 }
 
-// join returns the renewal that is under way, beginning one if there is none.
-// The caller holds s.mu.
-func (s *Source) join() *Renewal {
-	if s.renewal != nil {
-		return s.renewal
+// join returns the request in flight, or begins one. The caller holds s.mu.
+func (s *Source) join() *request {
+	if s.inflight != nil {
+		return s.inflight
 	}
-	r := &Renewal{done: make(chan struct{})}
+	r := &request{done: make(chan struct{})}
+	s.inflight = r
 	ctx, cancel := context.Background(), context.CancelFunc(func() {})
-	if h := s.current.Load(); h != nil {
-		left := h.left(time.Now())
+	if e := s.current.Load(); e != nil {
+		left := e.left(time.Now())
 		r.ahead = left > 0
 		if r.ahead && s.failures > 0 {
-			// One that hangs must not be what callers wait for when the token
-			// has ended and the endpoint is well again.
+			// If this request hangs, the callers after the token's end do not wait
+			// for it: the endpoint may have recovered.
 			ctx, cancel = context.WithTimeout(ctx, left)
 		}
 	}
-	once := r.ahead || s.failures >= 2
-	s.renewal = r
+	attempts := Attempts
+	if r.ahead || s.failures >= 2 {
+		attempts = 1
+	}
 	go func() {
 		defer cancel()
-		s.run(ctx, r, once)
+		s.run(ctx, r, attempts)
 	}()
 	return r
 }
 
 // run fetches one token. Foreign code runs in it: whatever that does, a panic
-// or runtime.Goexit included, the renewal ends and a later call begins another.
-func (s *Source) run(ctx context.Context, r *Renewal, once bool) {
+// or runtime.Goexit included, the request ends and a later call begins another.
+func (s *Source) run(ctx context.Context, r *request, attempts int) {
 	defer close(r.done)
 	begun := time.Now()
 	var tok *Token
@@ -281,52 +283,50 @@ func (s *Source) run(ctx context.Context, r *Renewal, once bool) {
 			stack = debug.Stack()
 			err = errors.New("mosaic: the token request panicked (its stack is in the log)")
 		}
-		report := s.land(r, tok, err)
+		report := s.finish(r, tok, err)
 		defer func() { _ = recover() }() // the log handler's
 		if stack != nil {
 			s.log.Error("mosaic: token request panicked", "stack", string(stack))
 		}
 		report(time.Since(begun))
 	}()
-	tok, err = s.fetch(ctx, once)
+	tok, err = s.fetch(ctx, attempts)
 }
 
-// land ends a renewal, and returns what is to be logged of it.
-func (s *Source) land(r *Renewal, tok *Token, err error) (report func(took time.Duration)) {
+// finish ends a request, and returns what is to be logged of it.
+func (s *Source) finish(r *request, tok *Token, err error) (report func(took time.Duration)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.renewal = nil
+	s.inflight = nil
 	now := time.Now()
 	if err != nil {
 		r.err = err
 		return s.fail(r, now)
 	}
-	if !slices.Contains(r.dropped, tok.AccessToken) {
-		r.got = s.adopt(tok, now)
+	if tok.AccessToken != r.dropped {
+		r.result = s.install(tok, now)
 	}
 	return func(took time.Duration) { tok.Log(s.log, took) }
 }
 
-// adopt makes tok the current token. The caller holds s.mu.
-func (s *Source) adopt(tok *Token, now time.Time) *held {
-	h := &held{
+// install makes tok the current token. The caller holds s.mu.
+func (s *Source) install(tok *Token, now time.Time) *entry {
+	e := &entry{
 		Token: tok,
-		// Drawn, so that a fleet that was started together does not renew
-		// together; early, so that a third of a token's life is left for an
-		// outage to pass.
+		// Random, so that a fleet started together does not renew together; early,
+		// so that an outage has a third of the token's life to pass.
 		due:    tok.Lifetime/3 + rand.N(tok.Lifetime/15),
 		margin: min(maxMargin, tok.Lifetime/10),
 	}
 	s.failures, s.deadFailures, s.refusals, s.err = 0, 0, 0, nil
-	s.pausedUntil, s.askedUntil = time.Time{}, time.Time{} // in a pause, wait returns err
-	s.current.Store(h)
-	s.failing.Store(false)
-	s.arm(h.left(now) - h.due)
-	return h
+	s.pausedUntil, s.askedUntil = time.Time{}, time.Time{}
+	s.current.Store(e)
+	s.arm(e.left(now) - e.due)
+	return e
 }
 
-// fail takes note of a renewal that failed. The caller holds s.mu.
-func (s *Source) fail(r *Renewal, now time.Time) (report func(time.Duration)) {
+// fail notes a failed request. The caller holds s.mu.
+func (s *Source) fail(r *request, now time.Time) (report func(time.Duration)) {
 	var refused bool
 	var retryAfter time.Duration
 	if f := Failure(nil); errors.As(r.err, &f) {
@@ -334,14 +334,13 @@ func (s *Source) fail(r *Renewal, now time.Time) (report func(time.Duration)) {
 	}
 	s.failures++
 	s.err = r.err
-	s.failing.Store(true)
 
 	var pause time.Duration
-	h := s.current.Load()
+	e := s.current.Load()
 	if r.ahead {
 		pause = doubled(s.failures, maxPauseGood)
-		if h != nil { // the pauses get shorter again towards the token's end
-			pause = min(pause, max(h.left(now)/2, firstPause))
+		if e != nil { // shorter again towards the token's end
+			pause = min(pause, max(e.left(now)/2, firstPause))
 		}
 	} else {
 		s.deadFailures++
@@ -362,8 +361,8 @@ func (s *Source) fail(r *Renewal, now time.Time) (report func(time.Duration)) {
 	}
 	pause = max(pause, retryAfter)
 	s.pausedUntil, s.askedUntil = now.Add(pause), now.Add(retryAfter)
-	if h != nil {
-		s.arm(max(pause, h.left(now)-h.due)) // Renew may have failed before the token fell due
+	if e != nil {
+		s.arm(max(pause, e.left(now)-e.due)) // Replace may have failed before the token was due
 	}
 
 	if s.failures > 1 && now.Sub(s.warned) < warnEvery {
@@ -395,21 +394,21 @@ func (s *Source) arm(d time.Duration) {
 	})
 }
 
-// tick renews the current token if it is due and was used; one that has ended
-// waits for a call.
+// tick renews the current token if it is due and used. An expired one waits for a
+// call.
 func (s *Source) tick() {
-	h := s.current.Load()
-	if h == nil || !h.used.Load() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.current.Load()
+	if e == nil || !e.used.Load() {
 		return
 	}
-	switch left := h.left(time.Now()); {
-	case left > h.due: // the wall clock was set back
-		h.renewing.Store(false)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.arm(left - h.due)
+	switch left := e.left(time.Now()); {
+	case left > e.due: // the wall clock was set back
+		e.renewing.Store(false)
+		s.arm(left - e.due)
 	case left > 0:
-		h.renewing.Store(true)
+		e.renewing.Store(true)
 		s.renew()
 	}
 }

@@ -36,9 +36,9 @@ type fault struct{ error }
 // fail has every fetch from now on fail with err, or succeed again.
 func (e *endpoint) fail(err error) { e.fault.Store(fault{err}) }
 
-func (e *endpoint) fetch(_ context.Context, once bool) (*refresh.Token, error) {
+func (e *endpoint) fetch(_ context.Context, attempts int) (*refresh.Token, error) {
 	n := e.fetches.Add(1)
-	if once {
+	if attempts == 1 {
 		e.single.Add(1)
 	}
 	sent := time.Now()
@@ -120,13 +120,13 @@ func TestARenewalPointIsDrawnForEachToken(t *testing.T) {
 		for range 200 {
 			e := &endpoint{lifetime: time.Hour}
 			begun := time.Now()
-			s := refresh.New(func(ctx context.Context, once bool) (*refresh.Token, error) {
+			s := refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
 				if e.fetches.Load() == 1 {
 					mu.Lock()
 					points[time.Since(begun)] = true
 					mu.Unlock()
 				}
-				return e.fetch(ctx, once)
+				return e.fetch(ctx, attempts)
 			}, nowhere)
 			defer runtime.KeepAlive(s)
 			want(t, s, "t1")
@@ -174,11 +174,11 @@ func TestTheClosingPartOfALifeCountsAsExpired(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := &endpoint{lifetime: tt.lifetime}
 				gate := make(chan struct{})
-				s := refresh.New(func(ctx context.Context, once bool) (*refresh.Token, error) {
+				s := refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
 					if e.fetches.Load() == 1 {
 						<-gate // holds back the renewal ahead
 					}
-					return e.fetch(ctx, once)
+					return e.fetch(ctx, attempts)
 				}, nowhere)
 				want(t, s, "t1")
 				time.Sleep(tt.lifetime - tt.margin - 1)
@@ -401,10 +401,10 @@ func TestInvalidateDropsTheCurrentTokenAlone(t *testing.T) {
 	})
 }
 
-func TestARenewalUnderWayDoesNotBringADroppedTokenBack(t *testing.T) {
+func TestARequestInFlightDoesNotBringADroppedTokenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var fetches int
-		s := refresh.New(func(context.Context, bool) (*refresh.Token, error) {
+		s := refresh.New(func(context.Context, int) (*refresh.Token, error) {
 			fetches++
 			name := "same"
 			if fetches > 2 {
@@ -418,14 +418,11 @@ func TestARenewalUnderWayDoesNotBringADroppedTokenBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := s.Renew(tok, func() bool { return true })
+		wantReplaced(t, s, tok, true)
 		s.Invalidate("same")
-		if got, err := r.Wait(t.Context()); got != nil || err != nil {
-			t.Errorf("the renewal brought %v, %v; want neither token nor error", got, err)
-		}
 		tok, err = s.Token(t.Context())
-		if err != nil || tok.AccessToken != "other" {
-			t.Errorf("got %v, %v; want the other token", tok, err)
+		if err != nil || tok.AccessToken != "other" || fetches != 3 {
+			t.Errorf("got %v, %v after %d fetches; want the other token after 3", tok, err, fetches)
 		}
 	})
 }
@@ -468,7 +465,7 @@ func TestNothingEscapesTheGoroutineOfARenewal(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log strings.Builder
 				bad := true
-				s := refresh.New(func(context.Context, bool) (*refresh.Token, error) {
+				s := refresh.New(func(context.Context, int) (*refresh.Token, error) {
 					if bad {
 						tt.fetch()
 					}
@@ -530,7 +527,7 @@ func TestALogHandlerMayDoAnything(t *testing.T) {
 func TestAPanicIsLoggedThoughTheHandlerPanicsToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := slog.NewTextHandler(io.Discard, nil)
-		s := refresh.New(func(context.Context, bool) (*refresh.Token, error) { panic("fetch") },
+		s := refresh.New(func(context.Context, int) (*refresh.Token, error) { panic("fetch") },
 			slog.New(handler{text, func() { panic("log") }}))
 		want(t, s, "")
 	})
@@ -585,69 +582,98 @@ func TestACallThatHasEndedAlreadyAsksForNothing(t *testing.T) {
 	})
 }
 
-func TestRenewKeepsTheOldTokenInService(t *testing.T) {
+// wantReplaced calls Replace with a pause of a minute, and fails t unless a
+// successor is coming as wanted.
+func wantReplaced(t *testing.T, s *refresh.Source, old *refresh.Token, want bool) (done <-chan struct{}) {
+	t.Helper()
+	done, coming := s.Replace(old, time.Minute)
+	if coming != want {
+		t.Errorf("at %s, a successor is coming: got %t; want %t", time.Now().Format(time.TimeOnly), coming, want)
+	}
+	return done
+}
+
+// old returns the current token, at the age from which it can be replaced.
+func old(t *testing.T, s *refresh.Source) *refresh.Token {
+	t.Helper()
+	tok, err := s.Token(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(10*time.Second - time.Since(tok.Sent))
+	return tok
+}
+
+func TestReplaceKeepsTheOldTokenInService(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpoint{lifetime: time.Hour}
 		s := refresh.New(e.fetch, nowhere)
-		want(t, s, "t1")
-		old, _ := s.Token(t.Context())
-		yes, no := func() bool { return true }, func() bool { return false }
-		if r := s.Renew(old, no); r != nil {
-			t.Error("a renewal began though it was not to")
-		}
-
+		tok := old(t, s)
 		e.latency.Store(int64(time.Second))
-		r := s.Renew(old, yes)
+		done := wantReplaced(t, s, tok, true)
 		want(t, s, "t1")
-		if s.Renew(old, no) != r {
-			t.Error("a second caller did not get the renewal under way")
+		if wantReplaced(t, s, tok, true) != done {
+			t.Error("a second caller did not get the request in flight")
 		}
-		if next, err := r.Wait(t.Context()); err != nil || next.AccessToken != "t2" {
-			t.Errorf("got %v, %v; want t2", next, err)
-		}
+		<-done
 		want(t, s, "t2")
-		if next, err := s.Renew(old, no).Wait(t.Context()); err != nil || next.AccessToken != "t2" {
-			t.Errorf("for a token long replaced: got %v, %v; want t2", next, err)
+		select {
+		case <-wantReplaced(t, s, tok, true):
+		default:
+			t.Error("for a token long replaced there is a wait")
 		}
 		e.wantFetches(t, 2)
 	})
 }
 
-func TestARenewThatFailsCostsOneRequestAndNoTimer(t *testing.T) {
+func TestReplaceMindsTheTokensAgeAndThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpoint{lifetime: time.Hour}
 		s := refresh.New(e.fetch, nowhere)
 		want(t, s, "t1")
-		old, _ := s.Token(t.Context())
-		yes := func() bool { return true }
+		tok, _ := s.Token(t.Context())
+		time.Sleep(10*time.Second - 1)
+		wantReplaced(t, s, tok, false)
+		time.Sleep(1 * time.Nanosecond)
+		<-wantReplaced(t, s, tok, true)
+		tok = old(t, s)
+		time.Sleep(50*time.Second - 1)
+		wantReplaced(t, s, tok, false)
+		if _, coming := s.Replace(tok, 10*time.Second); !coming {
+			t.Error("after a shorter pause no successor is coming")
+		}
+		e.wantFetches(t, 3)
+	})
+}
 
-		e.fail(errors.New("out of order"))
-		if _, err := s.Renew(old, yes).Wait(t.Context()); err == nil || err.Error() != "out of order" {
-			t.Errorf("got %v; want the endpoint's error", err)
+func TestAReplaceThatFailsCostsOneRequestAndNoTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := &endpoint{lifetime: time.Hour}
+		s := refresh.New(e.fetch, nowhere)
+		tok := old(t, s)
+		e.fail(failure{retryAfter: time.Minute})
+		<-wantReplaced(t, s, tok, true)
+		time.Sleep(time.Minute - 1)
+		if _, coming := s.Replace(tok, 0); coming {
+			t.Error("another request began in the pause after a failure")
 		}
-		if s.Renew(old, yes) != nil {
-			t.Error("another renewal began at once after one that failed")
-		}
-		time.Sleep(30 * time.Minute)
+		time.Sleep(29 * time.Minute)
 		want(t, s, "t1")
 		e.wantFetches(t, 2)
 		e.fail(nil)
 		time.Sleep(11 * time.Minute)
-		want(t, s, "t3") // renewed when it fell due
+		want(t, s, "t3") // renewed when it was due
 	})
 }
 
-func TestARenewThatFailsDoesNotMakeADueTokenDisregardARetryAfter(t *testing.T) {
+func TestAReplaceThatFailsDoesNotMakeADueTokenDisregardARetryAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpoint{lifetime: 10 * time.Minute} // due after 6 minutes to 6:40
 		s := refresh.New(e.fetch, nowhere)
-		want(t, s, "t1")
-		old, _ := s.Token(t.Context())
-		time.Sleep(6*time.Minute - 1)
+		tok := old(t, s)
+		time.Sleep(6*time.Minute - 10*time.Second - 1)
 		e.fail(failure{retryAfter: time.Minute})
-		if _, err := s.Renew(old, func() bool { return true }).Wait(t.Context()); err == nil {
-			t.Fatal("the renewal did not fail")
-		}
+		<-wantReplaced(t, s, tok, true)
 		e.fail(nil)
 		for range 60 {
 			want(t, s, "t1")
@@ -669,12 +695,10 @@ func TestARetryAfterIsMindedBeyondTheTokensEnd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := &endpoint{lifetime: 100 * time.Second}
 				s := refresh.New(e.fetch, nowhere)
-				want(t, s, "t1")
-				old, _ := s.Token(t.Context())
-				time.Sleep(50 * time.Second)
+				tok := old(t, s)
+				time.Sleep(40 * time.Second)
 				e.fail(failure{retryAfter: tt.retryAfter})
-				s.Renew(old, func() bool { return true })
-				synctest.Wait()
+				<-wantReplaced(t, s, tok, true)
 				e.fail(nil)
 				time.Sleep(50*time.Second - 1)
 				want(t, s, "t1")
@@ -731,17 +755,12 @@ func TestAWallClockThatIsSetForwardAndBackStopsNoRenewal(t *testing.T) {
 	}
 }
 
-func TestWhatARenewalBringsCountsAsUsedOnlyOnceItIsTaken(t *testing.T) {
+func TestASuccessorCountsAsUsedOnlyOnceItIsTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &endpoint{lifetime: time.Hour}
 		s := refresh.New(e.fetch, nowhere)
-		want(t, s, "t1")
-		old, _ := s.Token(t.Context())
-		r := s.Renew(old, func() bool { return true })
-		synctest.Wait()
-		if _, err := r.Wait(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		<-wantReplaced(t, s, old(t, s), true)
+		want(t, s, "t2")
 		time.Sleep(41 * time.Minute)
 		e.wantFetches(t, 3) // t2 was taken
 		time.Sleep(41 * time.Minute)

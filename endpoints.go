@@ -258,10 +258,3 @@ func (known origins) has(u *url.URL) bool {
 	host, err := canonicalHost(u.Scheme, strings.TrimSuffix(u.Host, ":")) // an empty port is the default one (RFC 3986 §6.2.3)
 	return err == nil && slices.Contains(known, origin{u.Scheme, host})
 }
-
-// sameHost reports whether two hosts of URLs are one.
-func sameHost(scheme, a, b string) bool {
-	a, errA := canonicalHost(scheme, a)
-	b, errB := canonicalHost(scheme, b)
-	return errA == nil && errB == nil && a == b
-}

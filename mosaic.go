@@ -618,7 +618,7 @@ func (c *Config) transport(ctx context.Context, own http.RoundTripper) http.Roun
 	if own == nil {
 		own = http.DefaultTransport
 	}
-	t := &bearer.Transport{Plain: own, Knows: r.conf.origins().has, SameHost: sameHost, Log: r.conf.Logger}
+	t := &bearer.Transport{Plain: own, Knows: r.conf.origins().has, Log: r.conf.Logger}
 	if bound := r.Bound(); bound != nil {
 		t.Bound = bound
 	}

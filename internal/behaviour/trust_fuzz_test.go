@@ -70,7 +70,7 @@ func trustedByText(rawURL, host string) bool {
 	}
 	scheme, authority := m[1], strings.TrimSuffix(m[2], ":") // which http.NewRequest drops
 	origin := trustOrigin(scheme, authority)
-	return trustKnown[origin] && (host == "" || trustOrigin(scheme, host) == origin)
+	return trustKnown[origin] && (host == "" || trustLower(host) == authority)
 }
 
 // A trustBase answers token requests, and tells what else it has got.

@@ -175,7 +175,7 @@ var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
 // quoteURL quotes s, which should be a URL or a host, for an error, without what
 // may be a password in it.
-func quoteURL(s string) string { return redact.Quote(maskUser(s), 64) }
+func quoteURL(s string) string { return strconv.Quote(redact.Cut(maskUser(s), 64)) }
 
 func maskUser(s string) string {
 	if at := strings.LastIndexByte(s, '@'); at >= 0 {

@@ -459,9 +459,6 @@ func (c Config) String() string {
 	return "mosaic.Config{" + b.String() + "}"
 }
 
-// GoString returns [Config.String]: some printers ask for it alone.
-func (c Config) GoString() string { return c.String() }
-
 // Format writes [Config.String] for every verb and flag.
 func (c Config) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
 
@@ -505,12 +502,10 @@ func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	claims := new(Claims)
 	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
 	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) { // an algorithm that the library does not know
-		return nil, fmt.Errorf("mosaic: cannot read the token's claims: %s", redact.Quote(err.Error(), maxQuote))
+		return nil, fmt.Errorf("mosaic: cannot read the token's claims: %s", redact.Peer(err.Error(), "", 300))
 	}
 	return claims, nil
 }
-
-const maxQuote = 200 // bytes of foreign text in an error's line
 
 // A requester makes token requests: what a valid Config becomes when a source or
 // a client is made of it. It is safe for concurrent use.

@@ -382,8 +382,9 @@ func TestRetryAfterIsMindedUpToAMinute(t *testing.T) {
 		{"86400", 60 * time.Second, 61 * time.Second},
 		{"0", soon, backoff},
 		{"-5", soon, backoff},
-		{"99999999999999999999", soon, backoff},
-		{"18446744093", soon, backoff}, // in nanoseconds, and with what an int64 drops, 19 seconds
+		{"2147483648", 60 * time.Second, 61 * time.Second},
+		{"99999999999999999999", 60 * time.Second, 61 * time.Second},
+		{"18446744093", 60 * time.Second, 61 * time.Second}, // in nanoseconds, an int64 overflows to 19 seconds
 		{"a while", soon, backoff},
 		{"Sat, 01 Jan 2000 03:00:40 GMT", 40 * time.Second, 41 * time.Second}, // by the server's clock
 		{"Sat, 01 Jan 2000 00:00:40 GMT", soon, backoff},

@@ -2,6 +2,7 @@ package grant
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -47,14 +48,18 @@ func (x *exchange) date() time.Time {
 	return date
 }
 
+// maxRetryAfter bounds a Retry-After, in seconds: a year.
+const maxRetryAfter = 366 * 24 * 3600
+
 // retryAfter returns the wait that the reply asks for (RFC 9110 §10.2.3), or zero.
 func (x *exchange) retryAfter() time.Duration {
 	if x.response == nil {
 		return 0
 	}
 	value := x.response.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil {
-		return time.Duration(max(seconds, 0)) * time.Second
+	seconds, err := strconv.Atoi(value)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(max(seconds, 0), maxRetryAfter)) * time.Second
 	}
 	at, err := http.ParseTime(value)
 	if err != nil {

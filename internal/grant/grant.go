@@ -49,10 +49,6 @@ const (
 	// more than one, for each connection to an API needs its own; few, for that is
 	// what a key that hangs may cost for good.
 	maxHandshakes = 4
-
-	maxQuote  = 200      // bytes of foreign text in an error's line
-	maxField  = 4 << 10  // bytes of foreign text in a field that an error makes reachable
-	maxHeader = 16 << 10 // bytes of the header that it makes reachable
 )
 
 // A Client makes the token requests of one client. It is safe for concurrent use.
@@ -69,10 +65,9 @@ type Client struct {
 	HTTP         *http.Client // a copy of the caller's
 	Log          *slog.Logger
 
-	bound  *http.Transport // HTTP's transport's clone that presents Certificate; nil without one
-	leaf   string          // the x5t#S256 of Certificate
-	secret *redact.Redactor
-	ahead  atomic.Int64 // how far the server's clock is ahead of the local one, a time.Duration
+	bound *http.Transport // HTTP's transport's clone that presents Certificate; nil without one
+	leaf  string          // the x5t#S256 of Certificate
+	ahead atomic.Int64    // how far the server's clock is ahead of the local one, a time.Duration
 
 	handshake atomic.Pointer[signerError] // what crypto/tls last got of Certificate's key, and makes text of
 }
@@ -80,7 +75,6 @@ type Client struct {
 // Bind prepares c. It clones HTTP's transport where there is a Certificate to
 // present.
 func (c *Client) Bind() error {
-	c.secret = redact.New(c.ClientSecret)
 	if c.HTTP.Transport == nil {
 		c.HTTP.Transport = http.DefaultTransport
 	}
@@ -179,7 +173,7 @@ func (c *Client) attempt(ctx context.Context, resource string) (*refresh.Token, 
 	if err != nil {
 		failure := c.explain(ctx, x, err)
 		if failure.retryAfter = x.retryAfter(); failure.retryAfter > 0 {
-			failure.what += "; it asks to wait " + failure.retryAfter.String()
+			failure.what += "; retry after " + failure.retryAfter.String()
 		}
 		if c.Key != nil {
 			c.redate(failure, x, ahead, sent, received)
@@ -188,7 +182,7 @@ func (c *Client) attempt(ctx context.Context, resource string) (*refresh.Token, 
 	}
 	tok, err := c.accept(t, sent, received, x.date())
 	if err != nil {
-		return nil, &Error{what: "the reply holds no usable token: " + err.Error()}
+		return nil, &Error{what: "the reply holds no usable token: " + err.Error(), refused: true}
 	}
 	return tok, nil
 }
@@ -223,7 +217,7 @@ func (c *Client) sign(ctx context.Context, ahead time.Duration) (string, *Error)
 	if failed := (*guard.Error)(nil); errors.As(err, &failed) && failed.Late {
 		return "", &Error{what: err.Error(), cause: signerError{err}, transient: true}
 	}
-	return "", &Error{what: "no client assertion: " + c.secret.Quote(err.Error(), maxQuote), cause: signerError{err}}
+	return "", &Error{what: "no client assertion: " + redact.Own(err.Error(), c.ClientSecret, maxText), cause: signerError{err}}
 }
 
 // signHandshake returns what sign does, which calls the key of Certificate. It

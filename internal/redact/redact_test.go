@@ -1,251 +1,272 @@
 package redact_test
 
 import (
-	"encoding/json"
-	"fmt"
+	"bufio"
+	"encoding/base64"
+	"encoding/hex"
 	"html"
-	"html/template"
 	"net/url"
-	"strconv"
+	"os"
 	"strings"
 	"testing"
+	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"example.com/mosaic/internal/redact"
 )
 
-var secrets = []string{
-	"12345678",
-	"fZ_9-~.plain",
-	`a&b=c+d e%f;g`,
-	`"quoted" 'too' <tag/> C:\new`,
-	`$^*.+?()[]{}|!#@,:`,
-	"geheimschlüssel日本",
-	"party-🎉-secret",
+// texts.tsv has texts that operators meet: error messages of clouds, vaults,
+// proxies, TLS stacks and authorization servers.
+func TestWhatOperatorsNeedIsKept(t *testing.T) {
+	file, err := os.Open("testdata/texts.tsv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	rows := 0
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		line := lines.Text()
+		if strings.HasPrefix(line, "#") || line == "kind\ttext\tshown" {
+			continue
+		}
+		rows++
+		columns := strings.Split(line, "\t")
+		if len(columns) != 3 {
+			t.Fatalf("%q: want three columns", line)
+		}
+		kind, text, want := columns[0], strings.ReplaceAll(columns[1], `\n`, "\n"), columns[2]
+		if want == "WITHHELD" {
+			want = redact.Withheld
+		}
+		var got string
+		switch kind {
+		case "own":
+			got = redact.Own(text, "hunter22", 1000)
+		case "peer":
+			got = redact.Peer(text, "hunter22", 1000)
+		case "header":
+			got = redact.RequestID(text, "hunter22")
+		}
+		if got != want {
+			t.Errorf("%s %q\ngot  %q\nwant %q", kind, text, got, want)
+		}
+	}
+	if rows < 60 {
+		t.Errorf("there are %d texts; want 60 or more", rows)
+	}
 }
 
-// each returns s with f's text for every character that is no letter or digit
-// of ASCII.
+// encodings are the ways in which a secret has come back.
+var encodings = []struct {
+	name   string
+	encode func(string) string
+}{
+	{"as it is", func(s string) string { return s }},
+	{"base64", func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }},
+	{"base64url", func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }},
+	{"hex", func(s string) string { return hex.EncodeToString([]byte(s)) }},
+	{"form", url.QueryEscape},
+	{"path", url.PathEscape},
+	{"HTML", html.EscapeString},
+	{"HTML, numeric", each(func(r rune) string { return "&#" + string('0'+r/100) + string('0'+r/10%10) + string('0'+r%10) + ";" })},
+	{"UTF-16", func(s string) string {
+		var b strings.Builder
+		for _, u := range utf16.Encode([]rune(s)) {
+			b.WriteByte(byte(u))
+			b.WriteByte(byte(u >> 8))
+		}
+		return b.String()
+	}},
+	{"string escapes", each(func(r rune) string { return `\x` + hex.EncodeToString([]byte(string(r))) })},
+	{"wrapped at 10 columns", wrapped("\n")},
+	{"wrapped by CRLF", wrapped("\r\n")},
+	{"broken by <wbr>", wrapped("<wbr>")},
+	{"broken by a zero-width space", wrapped("\u200b")},
+	{"broken by a soft hyphen", wrapped("\u00ad")},
+	{"without its last byte", func(s string) string { return s[:len(s)-1] }},
+	{"twice", func(s string) string { return s + s }},
+}
+
 func each(f func(rune) string) func(string) string {
 	return func(s string) string {
 		var b strings.Builder
-		for _, c := range s {
-			if strings.ContainsRune("0123456789", c) || 'a' <= c|0x20 && c|0x20 <= 'z' {
-				b.WriteRune(c)
-			} else {
-				b.WriteString(f(c))
-			}
+		for _, r := range s {
+			b.WriteString(f(r))
 		}
 		return b.String()
 	}
 }
 
-func inJSON(s string) string {
-	b, _ := json.Marshal(s)
-	return string(b[1 : len(b)-1])
-}
-
-// spellings are how servers write what they were sent.
-var spellings = []struct {
-	name string
-	of   func(string) string
-}{
-	{"text", func(s string) string { return s }},
-	{"a form", url.QueryEscape},
-	{"a form, lower-case hex", func(s string) string {
-		return strings.NewReplacer("%2B", "%2b", "%3D", "%3d", "%3C", "%3c").Replace(url.QueryEscape(s))
-	}},
-	{"a path", url.PathEscape},
-	{"a form, all escaped", each(func(c rune) string {
-		out := ""
-		for _, b := range []byte(string(c)) {
-			out += fmt.Sprintf("%%%02X", b)
+func wrapped(by string) func(string) string {
+	return func(s string) string {
+		var b strings.Builder
+		for i, r := range s {
+			if i > 0 && i%10 == 0 {
+				b.WriteString(by)
+			}
+			b.WriteRune(r)
 		}
-		return out
-	})},
-	{"Go's JSON", inJSON},
-	{"PHP's JSON", func(s string) string { return strings.ReplaceAll(inJSON(s), "/", `\/`) }},
-	{"Python's and .NET's JSON", each(func(c rune) string {
-		out := ""
-		for _, unit := range utf16.Encode([]rune{c}) {
-			out += fmt.Sprintf(`\u%04X`, unit)
-		}
-		return out
-	})},
-	{"JSON in JSON", func(s string) string { return inJSON(inJSON(s)) }},
-	{"a form in .NET's JSON", func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", `\u002B`) }},
-	{"Go's syntax", func(s string) string { q := strconv.Quote(s); return q[1 : len(q)-1] }},
-	{"html", html.EscapeString},
-	{"HTML in HTML", func(s string) string { return html.EscapeString(html.EscapeString(s)) }},
-	{"html/template", template.HTMLEscapeString},
-	{"a form in html/template", func(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "&#43;") }},
-	{"PHP's HTML", func(s string) string { return strings.ReplaceAll(html.EscapeString(s), "&#39;", "&#039;") }},
-	{"XML", func(s string) string {
-		return strings.NewReplacer("&#39;", "&apos;", "&#34;", "&quot;").Replace(html.EscapeString(s))
-	}},
-	{"decimal entities", each(func(c rune) string { return fmt.Sprintf("&#%d;", c) })},
-	{"hexadecimal entities", each(func(c rune) string { return fmt.Sprintf("&#x%X;", c) })},
-}
-
-func TestASecretIsTakenOutInEverySpelling(t *testing.T) {
-	for i, secret := range secrets {
-		r := redact.New(secret)
-		for _, spelling := range spellings {
-			t.Run(fmt.Sprintf("%d in %s", i, spelling.name), func(t *testing.T) {
-				text := spelling.of(secret)
-				if got := r.Text("1" + text + "2" + text + "&x=3"); got != "1[redacted]2[redacted]&x=3" {
-					t.Errorf("got a text of %d bytes; want 1[redacted]2[redacted]&x=3", len(got))
-				}
-				if got := r.Quote(text+"\n", 100); got != `"[redacted]\n"` {
-					t.Errorf("Quote: got a text of %d bytes; want \"[redacted]\\n\"", len(got))
-				}
-			})
-		}
+		return b.String()
 	}
 }
 
-func TestASecretIsTakenOutInASpellingOfASpelling(t *testing.T) {
-	for i, secret := range append(secrets, "q7Xk+Vb2/mN9pLw0sTzR4A==", `100%41&\u0042&amp;C`) {
-		r := redact.New(secret)
-		for _, inner := range spellings {
-			for _, outer := range spellings {
-				text := outer.of(inner.of(secret))
-				if got := r.Text("1" + text + "2" + text + "&x=3"); got != "1[redacted]2[redacted]&x=3" {
-					t.Errorf("secret %d, as in %s, as in %s: got a text of %d bytes; want 1[redacted]2[redacted]&x=3",
-						i, inner.name, outer.name, len(got))
+// frames are what has stood around it.
+var frames = []string{
+	"%", "client_secret=%", `{"clientSecret":"%"}`, "<ClientSecret>%</ClientSecret>", `[["secret",["%"]]]`, "bad secret '%' for acme",
+	"client_id=acme&client_secret=%&grant_type=client_credentials", `{"body":"%"}`, "Bearer %", "%.", "(%)",
+}
+
+func TestNoSpellingOfASecretIsShown(t *testing.T) {
+	for _, secret := range []string{
+		"Zq8papaya-41quince_lemon", "Zq8papaya41quincelemonfig", "Zq8papaya&41%quince/lemon+fig=", "Zq8papaya 41quince lemon fig",
+	} {
+		for _, e := range encodings {
+			encoded := e.encode(secret)
+			if strings.Contains(secret, " ") && (e.name == "without its last byte" || e.name == "broken by <wbr>") {
+				continue // a known limit: the rule ends at its first space
+			}
+			for _, frame := range frames {
+				text := strings.ReplaceAll(frame, "%", encoded)
+				shown := redact.Peer(text, secret, 300)
+				for _, piece := range []string{"papaya", "quince", "lemon", encoded} {
+					if strings.Contains(shown, piece) {
+						t.Errorf("%s in %q: %q of %q is shown", e.name, frame, piece, secret)
+					}
+				}
+				// The first eight characters are never shown, nor what follows them.
+				if strings.Contains(shown, "Zq8papay") {
+					t.Errorf("%s in %q: the beginning of %q is shown", e.name, frame, secret)
 				}
 			}
 		}
 	}
 }
 
-func TestASecretIsTakenOutOfALoginPagesRedirect(t *testing.T) {
-	const secret = "q7Xk+Vb2/mN9pLw0sTzR4A=="
-	form := url.Values{"client_secret": {secret}, "grant_type": {"client_credentials"}}.Encode()
-	location := "https://login.acme.com/?return_to=" + url.QueryEscape("/oidc/token?"+form)
-	page := inJSON(`<a href="` + html.EscapeString("/go?to="+url.QueryEscape(location)) + `">`)
-	for _, text := range []string{form, location, page} {
-		want := strings.NewReplacer(
-			url.QueryEscape(secret), "[redacted]",
-			url.QueryEscape(url.QueryEscape(secret)), "[redacted]",
-			url.QueryEscape(url.QueryEscape(url.QueryEscape(secret))), "[redacted]").Replace(text)
-		if got := redact.New(secret).Text(text); got != want || want == text {
-			t.Errorf("got a text of %d bytes; want %q", len(got), want)
-		}
-	}
-}
-
-// What carries a secret may trim it, and a person may paste it with a space.
-func TestASecretWithASpaceAtItsEndIsTakenOutWhereThatIsTrimmed(t *testing.T) {
-	if got, want := redact.New(" 0123456789 ").Text("secret='0123456789'"), "secret='[redacted]'"; got != want {
-		t.Errorf("got %q; want %q", got, want)
-	}
-}
-
-// Of a text that is too long to be read whole, the end of what is read may hold
-// the beginning of a secret.
-func TestNoPieceOfASecretIsLeftOfALongText(t *testing.T) {
-	secret := strings.Repeat("0123456789", 30)
-	for shift := 0; shift < len(secret); shift += 7 {
-		text := strings.Repeat("-", shift) + strings.Repeat(secret+"+", 100)
-		got := redact.New(secret).Text(text)
-		if strings.Contains(got, "0123456789") {
-			t.Fatalf("shifted by %d: a piece of a secret is left", shift)
-		}
-		if !strings.HasPrefix(got[shift:], "[redacted]+[redacted]+") {
-			t.Fatalf("shifted by %d: got a text of %d bytes; want [redacted]+[redacted]+…", shift, len(got))
-		}
-	}
-}
-
-func TestSecretsThatOverlapAreTakenOutWhole(t *testing.T) {
-	if got, want := redact.New("abab-abab").Text("1abab-abab-abab2"), "1[redacted]2"; got != want {
-		t.Errorf("got %q; want %q", got, want)
-	}
-}
-
-func TestASecretUnderEightBytesIsLeft(t *testing.T) {
-	for secret, want := range map[string]string{
-		"":         "error in errors: 1234567, 12345678",
-		"error":    "error in errors: 1234567, 12345678",
-		"1234567":  "error in errors: 1234567, 12345678",
-		"12345678": "error in errors: 1234567, [redacted]",
+func TestTokensAndKeysAreNotShown(t *testing.T) {
+	const jwt = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJhY21lIiwiZXhwIjoxNzAwMDAwMDAwfQ.c2lnbmF0dXJl0123456789"
+	for text, want := range map[string]string{
+		jwt:                                  "[redacted].[redacted].[redacted]",
+		`{"access_token":"` + jwt + `"}`:     `{"access_token":"[redacted].[redacted].[redacted]"}`,
+		"token 0123456789abcdefghij expired": "token [redacted] expired",
+		"token 0123456789abcdefghi expired":  "token 0123456789abcdefghi expired", // 19 characters
+		"tls_client_certificate_bound_access_tokens": "tls_client_certificate_bound_access_tokens",
+		"a1234567890123456789=":                      "[redacted]",
+		"a/1+2/3+4/5+6/7+8/9+0/1":                    "[redacted]",
 	} {
-		if got := redact.New(secret).Text("error in errors: 1234567, 12345678"); got != want {
-			t.Errorf("a secret of %d bytes: got %q; want %q", len(secret), got, want)
+		if got := redact.Peer(text, "", 300); got != want {
+			t.Errorf("%q\ngot  %q\nwant %q", text, got, want)
 		}
 	}
 }
 
-func TestWhatLooksLikeAJWTIsTakenOut(t *testing.T) {
-	for _, tt := range []struct{ text, want string }{
-		{"Bearer eyJhbGci.eyJzdWIi.c2ln-_, 401", "Bearer [redacted], 401"},
-		{"unsigned eyJhbGci.eyJzdWIi. yes", "unsigned [redacted] yes"},
-		{"cut eyJhbGci.eyJz", "cut [redacted]"},
-		{"encrypted eyJhbGci.a.b.c.d!", "encrypted [redacted]!"},
-		{"a=eyJa.b.c&b=eyJa.b.c", "a=[redacted]&b=[redacted]"},
-		{"eyJhbGci", "eyJhbGci"},
-		{"api.eu.transmitsecurity.io", "api.eu.transmitsecurity.io"},
+func TestTextThatIsNotPlainIsWithheld(t *testing.T) {
+	for _, text := range []string{
+		"a\nb", "a\tb", "a\x00b", "\x1b[31m", "a\x7fb", "\xff\xfe", "a\u202eb", "a\u2028b", "a\u200db", "a\ufeffb", `a\nb`, "100%", "a&b", "a\u00a0b",
 	} {
-		if got := redact.New("").Text(tt.text); got != tt.want {
-			t.Errorf("%q: got %q; want %q", tt.text, got, tt.want)
+		if got := redact.Peer(text, "", 300); got != redact.Withheld {
+			t.Errorf("%q: got %q; want it withheld", text, got)
+		}
+	}
+	for _, text := range []string{"", "a b", "Die Anmeldedaten sind ungültig", "認証に失敗しました", "naïve – “quoted” …", "\ufffd"} {
+		if got := redact.Peer(text, "", 300); got != text {
+			t.Errorf("%q: got %q; want it as it is", text, got)
 		}
 	}
 }
 
-func TestTheValueOfACredentialIsTakenOut(t *testing.T) {
-	for _, tt := range []struct{ text, want string }{
-		{"client_id=a&client_secret=b&x=c", "client_id=a&client_secret=[redacted]&x=c"},
-		{"client_secret=b&client_assertion=c", "client_secret=[redacted]&client_assertion=[redacted]"},
-		{"Access_Token: b, 401", "Access_Token: [redacted], 401"},
-		{`{"refresh_token": "b", "x": "c"}`, `{"refresh_token": "[redacted]", "x": "c"}`},
-		{`{\"id_token\":\"b\"}`, `{\"id_token\":\"[redacted]\"}`},
-		{"&quot;client_assertion&quot;:&quot;b&quot;", "&quot;client_assertion&quot;:&quot;[redacted]&quot;"},
-		{"<b>&#34;access_token&#34;=b</b>", "<b>&#34;access_token&#34;=[redacted]</b>"},
-		{"an echo, cut off: client_secret=b", "an echo, cut off: client_secret=[redacted]"},
-		{"/login?next=%2F%3Fclient_secret%3Db%26x%3Dc", "/login?next=%2F%3Fclient_secret%3D[redacted]%26x%3Dc"},
-		{`client_secret\u003db\u0026x`, `client_secret\u003d[redacted]\u0026x`},
-		{"client_assertion_type=urn:b", "client_assertion_type=urn:b"},
-		{"no access_token, sorry", "no access_token, sorry"},
-		{"access_token=&client_secret=", "access_token=&client_secret="},
+func TestASecretIsLookedForFromEightCharactersOn(t *testing.T) {
+	for _, tt := range []struct{ secret, text, want string }{
+		{"invalid", "invalid scope", "invalid scope"},
+		{"eightlet", "xeightlety z", "x[redacted]y z"},
+		{"überüber", "an überüber.", "an [redacted]."},
+		{"üüüü", "üüüü", "üüüü"}, // four characters, eight bytes
+		{"  eightlet  ", "sent eightlet", "sent [redacted]"},
+		{"one two three", "one two three four", "[redacted] four"},
+		{"one two three", "one two th", "[redacted]"},
+		{"one two three", "one two x three", "[redacted] three"},
+		{"eightletters", "eightlet eightlet eightletters", "[redacted] [redacted] [redacted]"},
+		{"eightletters", "eightletterseightlettersX end", "[redacted][redacted]X end"},
 	} {
-		if got := redact.New("").Text(tt.text); got != tt.want {
-			t.Errorf("%q: got %q; want %q", tt.text, got, tt.want)
+		if got := redact.Own(tt.text, tt.secret, 300); got != tt.want {
+			t.Errorf("%q in %q: got %q; want %q", tt.secret, tt.text, got, tt.want)
 		}
 	}
 }
 
-func TestAQuoteIsShortAndWithoutControlCharacters(t *testing.T) {
+func TestOwnTextIsOneLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"a\n\n* b\r\n":              "a * b",
+		"\x1b[31mred\x00":           "[31mred",
+		"50% of \\ & co":            `50% of \ & co`,
+		"bad \xff\xfe bytes":        "bad   bytes",
+		"0123456789abcdefghijklmno": "0123456789abcdefghijklmno",
+	} {
+		if got := redact.Own(text, "", 300); got != want {
+			t.Errorf("%q: got %q; want %q", text, got, want)
+		}
+	}
+}
+
+func TestTextsAreCut(t *testing.T) {
 	for _, tt := range []struct {
-		s    string
-		n    int
+		text string
+		max  int
 		want string
 	}{
-		{"", 4, `""`},
-		{"four", 4, `"four"`},
-		{"fives", 4, `"five"…`},
-		{"a\r\n\x00\x1b[31m\u0085\u202e\xff", 99, `"a\r\n\x00\x1b[31m\u0085\u202e\xff"`},
-		{"abcü", 5, `"abcü"`},
-		{"abcü", 4, `"abc"…`},
-		{"abcüd", 5, `"abcü"…`},
-		{"日本", 2, `""…`},
-		{"\x80\x80\x80", 2, `""…`},
+		{"abcdef", 6, "abcdef"},
+		{"abcdefg", 6, "abc…"},
+		{"üüüü", 8, "üüüü"},
+		{"üüüüü", 8, "üü…"},
+		{strings.Repeat("a ", 1000), 300, strings.Repeat("a ", 148) + "a…"},
 	} {
-		if got := redact.Quote(tt.s, tt.n); got != tt.want {
-			t.Errorf("%q, %d bytes: got %s; want %s", tt.s, tt.n, got, tt.want)
+		for name, got := range map[string]string{"Peer": redact.Peer(tt.text, "", tt.max), "Own": redact.Own(tt.text, "", tt.max)} {
+			if got != tt.want {
+				t.Errorf("%s of %q: got %q; want %q", name, tt.text, got, tt.want)
+			}
+		}
+	}
+	// A cut does not uncover what the rule would have hidden.
+	if got := redact.Peer(strings.Repeat("a", 18)+"1"+strings.Repeat("b", 400), "", 20); got != "[redacted]" {
+		t.Errorf("got %q; want it redacted first", got)
+	}
+}
+
+func TestARequestIDIsShownIfItLooksLikeOne(t *testing.T) {
+	for value, want := range map[string]string{
+		"8c1f2d3e4a5b6c7d-FRA":   "8c1f2d3e4a5b6c7d-FRA",
+		"Root=1-67891233-abcdef": "Root=1-67891233-abcdef",
+		strings.Repeat("a", 128): strings.Repeat("a", 128),
+		strings.Repeat("a", 129): "",
+		"":                       "",
+		"a b":                    "",
+		"a/b":                    "",
+		"x-hunter22pw":           "", // the secret
+		"x-hunter22":             "",
+		"<script>":               "",
+	} {
+		if got := redact.RequestID(value, "hunter22pw"); got != want {
+			t.Errorf("%q: got %q; want %q", value, got, want)
 		}
 	}
 }
 
-// What is cut first may end in half a secret, which nothing would recognise.
-func TestASecretIsTakenOutBeforeTheTextIsCut(t *testing.T) {
-	if got, want := redact.New("0123456789").Quote("abc0123456789def", 8), `"abc[reda"…`; got != want {
-		t.Errorf("got %s; want %s", got, want)
+func FuzzPeer(f *testing.F) {
+	for _, text := range []string{"", "invalid_client", "a hunter22pw b", "hunter2", "hunter22", "Zm9vYmFyYmF6cXV4MTIzNDU2", "\xff", "%41", strings.Repeat("ü", 200)} {
+		f.Add(text, "hunter22pw")
 	}
-}
-
-func TestASecretThatIsNotUTF8IsFoundInAForm(t *testing.T) {
-	if got := redact.New("p\xe4ssword-1234").Text("x=p%E4ssword-1234&y"); got != "x=[redacted]&y" {
-		t.Errorf("got a text of %d bytes; want x=[redacted]&y", len(got))
-	}
+	f.Fuzz(func(t *testing.T, text, secret string) {
+		for name, got := range map[string]string{"Peer": redact.Peer(text, secret, 300), "Own": redact.Own(text, secret, 300), "RequestID": redact.RequestID(text, secret)} {
+			if len(got) > 300 || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				t.Errorf("%s: got %q; want a printable line of 300 bytes", name, got)
+			}
+			s := strings.TrimSpace(secret)
+			if !utf8.ValidString(s) || utf8.RuneCountInString(s) < 8 || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				continue // no secret that is looked for
+			}
+			if beginning := string([]rune(s)[:8]); strings.Contains(strings.ReplaceAll(got, redact.Mark, "\n"), beginning) && !strings.Contains(redact.Withheld, beginning) {
+				t.Errorf("%s: %q is shown", name, beginning)
+			}
+		}
+	})
 }

@@ -81,6 +81,7 @@ import (
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/bearer"
 	"example.com/mosaic/internal/grant"
+	"example.com/mosaic/internal/guard"
 	"example.com/mosaic/internal/mtls"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
@@ -523,7 +524,6 @@ func (c *Config) requester(ctx context.Context) (*requester, error) {
 	r := &requester{
 		conf: d,
 		Client: &grant.Client{
-			Of:           c,
 			ClientID:     d.ClientID,
 			ClientSecret: d.ClientSecret,
 			Certificate:  d.Certificate,
@@ -578,8 +578,9 @@ func (c *Config) clone() *Config {
 		cert.SignedCertificateTimestamps = slices.Clone(cert.SignedCertificateTimestamps)
 		d.Certificate = &cert
 	}
-	if d.Logger == nil {
-		d.Logger = slog.New(slog.DiscardHandler)
+	d.Logger = slog.New(slog.DiscardHandler)
+	if c.Logger != nil {
+		d.Logger = slog.New(guard.Handler{Handler: c.Logger.Handler()})
 	}
 	return &d
 }

@@ -40,6 +40,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic"
+	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/mosaictest"
 )
 
@@ -385,13 +386,13 @@ func TestASignerThatFails(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/cached %v", tt.name, cached), func(t *testing.T) {
 				authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
 					broken := true
-					var log bytes.Buffer
+					var log kit.Log
 					conf := authKeyClient(t, srv, authSigner{authEC(), func() error {
 						if broken {
 							return tt.fail()
 						}
 						return nil
-					}}, func(c *mosaic.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+					}}, func(c *mosaic.Config) { c.Logger = log.Logger(slog.LevelInfo) })
 					ctx := srv.Context(t.Context())
 					token := func() (*oauth2.Token, error) { return conf.Token(ctx) }
 					if cached {
@@ -409,6 +410,7 @@ func TestASignerThatFails(t *testing.T) {
 					if n := len(srv.TokenRequests()); n != 0 {
 						t.Errorf("got %d requests; want none without an assertion", n)
 					}
+					synctest.Wait()
 					if got := strings.Contains(log.String(), "auth_test.go"); got != tt.logged {
 						t.Errorf("the stack is in the log: %v; want %v", got, tt.logged)
 					}
@@ -494,101 +496,61 @@ func TestAnAssertionIsFreshHoweverLongItWaitedForTheSigner(t *testing.T) {
 	})
 }
 
-func TestASignerThatHangsCostsOneGoroutine(t *testing.T) {
+func TestASignerThatHangsCostsOneGoroutineACallAndFourInAll(t *testing.T) {
 	authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
 		hang := make(chan struct{})
-		mend := sync.OnceFunc(func() { close(hang) })
-		defer mend()
-		var calls atomic.Int32
+		var hung, calls atomic.Int32
+		hung.Store(1)
 		conf := authKeyClient(t, srv, authSigner{authEC(), func() error {
-			calls.Add(1)
-			<-hang
+			if calls.Add(1); hung.Load() > 0 {
+				<-hang
+			}
 			return nil
 		}})
-		ctx := srv.Context(t.Context())
-		source := conf.TokenSource(ctx)
-		before, start := goroutines(t), time.Now()
-
-		const callers = 50
-		errs := make(chan error)
-		for range callers {
-			go func() { _, err := conf.Token(ctx); errs <- err }()
-			go func() { _, err := source.Token(); errs <- err }()
+		source := conf.TokenSource(srv.Context(t.Context()))
+		before := goroutines(t)
+		start := time.Now()
+		want := "mosaic: token request to https://example.com/oidc/token failed (3 attempts): no client assertion: PrivateKey did not return in time"
+		if _, err := source.Token(); err == nil || err.Error() != want || time.Since(start) > 30*time.Second {
+			t.Errorf("got  %v after %s\nwant %s", err, time.Since(start), want)
 		}
-		want := "mosaic: token request to https://example.com/oidc/token failed (3 attempts): PrivateKey did not sign in time"
-		for range 2 * callers {
-			if err := <-errs; err == nil || err.Error() != want {
-				t.Errorf("got  %v\nwant %s", err, want)
-			}
+		for range 100 {
+			source.Token()
+			time.Sleep(3 * time.Second)
 		}
-		if took := time.Since(start); took > 30*time.Second {
-			t.Errorf("they failed after %v; want no longer than 30s", took)
+		if got := goroutines(t) - before; got != 4 || calls.Load() != 4 {
+			t.Errorf("%d goroutines are left after %d calls; want four", got, calls.Load())
 		}
-		if got := goroutines(t) - before; got > 1 || calls.Load() != 1 {
-			t.Errorf("%d goroutines are left, and the signer was called %d times; want one, once", got, calls.Load())
-		}
-
-		deadline, cancel := context.WithTimeout(ctx, 3*time.Second)
-		defer cancel()
-		start = time.Now()
-		if _, err := conf.Token(deadline); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
-			t.Errorf("with a deadline in 3s: got %v after %v; want its end", err, time.Since(start))
-		} else if want := "failed: context deadline exceeded (last: PrivateKey did not sign in time)"; !strings.HasSuffix(err.Error(), want) {
-			t.Errorf("with a deadline in 3s: got %v; want …%s", err, want)
-		}
-		hung := conf.PrivateKey
-		conf.PrivateKey = authEC()
-		if _, err := conf.Token(ctx); err != nil {
-			t.Errorf("with another key in the place of the one that hangs: got %v; want a token", err)
-		}
-		conf.PrivateKey = hung
-		if _, err := authKeyClient(t, srv, authEC()).Token(ctx); err != nil {
-			t.Errorf("another Config's token: got %v; want it not to wait", err)
-		}
-
-		mend()
-		for name, token := range map[string]func() (*oauth2.Token, error){
-			"Config":      func() (*oauth2.Token, error) { return conf.Token(ctx) },
-			"TokenSource": source.Token,
-		} {
-			if _, err := token(); err != nil {
-				t.Errorf("%s, once it signs again: got %v; want a token", name, err)
-			}
+		hung.Store(0)
+		close(hang)
+		time.Sleep(3 * time.Second)
+		if _, err := source.Token(); err != nil {
+			t.Errorf("once it signs again: got %v; want a token", err)
 		}
 	})
 }
 
-func TestASignerIsUsedByOneGoroutineAtATime(t *testing.T) {
+func TestASignerIsUsedByFourGoroutinesAtATime(t *testing.T) {
 	authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		var signing, overlaps, signed atomic.Int32
+		var signing, most atomic.Int32
 		conf := authKeyClient(t, srv, authSigner{authEC(), func() error {
-			if signing.Add(1) > 1 {
-				overlaps.Add(1)
-			}
+			most.Store(max(most.Load(), signing.Add(1)))
 			time.Sleep(time.Second)
 			signing.Add(-1)
-			signed.Add(1)
 			return nil
 		}})
-		ctx := srv.Context(t.Context())
-		client := conf.Client(ctx)
+		client := conf.Client(srv.Context(t.Context()))
 		done := make(chan error)
-		for _, token := range []func() error{
-			func() error { _, err := conf.Token(ctx); return err },
-			func() error { _, err := conf.Token(ctx); return err },
-			func() error { _, err := conf.TokenSource(ctx).Token(); return err },
-			func() error { return authGet(client, conf.Endpoint.URL("/cis/x"), 200) },
-			func() error { return authGet(client, conf.Endpoint.URL("/risk/x"), 200) },
-		} {
-			go func() { done <- token() }()
+		for _, path := range []string{"/cis/x", "/risk/x", "/verify/x", "/xdv/x"} {
+			go func() { done <- authGet(client, conf.Endpoint.URL(path), 200) }()
 		}
-		for range 5 {
+		for range 4 {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
 		}
-		if overlaps.Load() != 0 || signed.Load() != 5 {
-			t.Errorf("%d of %d signatures began during another; want none of 5", overlaps.Load(), signed.Load())
+		if most.Load() != 4 {
+			t.Errorf("%d signatures were made at a time; want 4", most.Load())
 		}
 	})
 }
@@ -1069,14 +1031,14 @@ func TestACertificatesKeyThatFails(t *testing.T) {
 		{"an error that cannot be read", func() error { return (*authBroken)(nil) }, "<nil>", nil, false},
 		{"panic", func() error { panic("open sesame") }, "the private key of Certificate panicked (its stack is in the log)", nil, true},
 		{"Goexit", func() error { runtime.Goexit(); return nil }, "the private key of Certificate ended its goroutine (runtime.Goexit)", nil, false},
-		{"hang", func() error { <-hang; return nil }, "the private key of Certificate did not sign in time", nil, false},
+		{"hang", func() error { <-hang; return nil }, "the private key of Certificate did not return in time", nil, false},
 	} {
 		for _, key := range []crypto.Signer{authRSA(), authEC(), authEd()} {
 			t.Run(fmt.Sprintf("%s/%T", tt.name, key), func(t *testing.T) {
 				authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
 					hang = make(chan struct{})
 					var broken atomic.Bool
-					var log bytes.Buffer
+					var log kit.Log
 					cert := authCert(t, "acme", key, nil)
 					cert.PrivateKey = authSigner{key, func() error {
 						if broken.Load() {
@@ -1085,7 +1047,7 @@ func TestACertificatesKeyThatFails(t *testing.T) {
 						return nil
 					}}
 					conf := authCertClient(t, srv, "acme")
-					conf.Certificate, conf.Logger = cert, slog.New(slog.NewTextHandler(&log, nil))
+					conf.Certificate, conf.Logger = cert, log.Logger(slog.LevelInfo)
 					srv.RegisterCertificate("acme", cert.Leaf)
 					base := srv.Client().Transport.(*http.Transport).Clone()
 					base.MaxConnsPerHost = 1
@@ -1111,11 +1073,12 @@ func TestACertificatesKeyThatFails(t *testing.T) {
 						left := 0
 						if tt.name == "hang" {
 							token() // there have been six attempts, then
-							left = 4
+							left = map[string]int{"Config": 6, "TokenSource": 4}[name]
 						}
 						if got := goroutines(t) - before; got > left {
 							t.Errorf("%s: %d goroutines are left; want %d", name, got, left)
 						}
+						synctest.Wait()
 						if got := strings.Contains(log.String(), "auth_test.go"); got != tt.logged {
 							t.Errorf("%s: the stack is in the log: %v; want %v", name, got, tt.logged)
 						}
@@ -1424,10 +1387,10 @@ func TestAnAssertionThatAServerSendsBackIsInNoError(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			authBubble(t, func(t *testing.T, srv *mosaictest.Server) {
-				var log bytes.Buffer
+				var log kit.Log
 				var sent []string
 				conf := authKeyClient(t, srv, authEC(), func(c *mosaic.Config) {
-					c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+					c.Logger = log.Logger(slog.LevelDebug)
 				})
 				ctx := authContext(authRoundTripper(func(req *http.Request) (*http.Response, error) {
 					body, err := io.ReadAll(req.Body)

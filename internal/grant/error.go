@@ -105,7 +105,7 @@ func (c *Client) explainTransport(ctx context.Context, x *exchange, err error) *
 		e.what = withHint(text, hintReach)
 	case strings.Contains(raw, "tls: failed to sign handshake") && c.handshake.Load() != nil:
 		cause := c.handshake.Load()
-		e.what, e.cause = "no TLS handshake: "+redact.Own(fmt.Sprint(cause.error), c.ClientSecret, maxText), cause
+		e.what, e.cause = "no TLS handshake: "+c.own(cause.error), cause
 	case strings.Contains(raw, "remote error: tls:") && strings.Contains(raw, "certificate"):
 		e.what = withHint(text, hintCertificate)
 	default:

@@ -5,7 +5,6 @@ package grant
 import (
 	"cmp"
 	"context"
-	"crypto"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -44,16 +43,10 @@ const (
 	// than 15 s refuses one that was dated back by ten where the clocks differ by
 	// four: Date and iat are rounded down to the second.
 	maxSkew = 3 * time.Second
-
-	// maxHandshakes is how many signatures of Certificate's key are made at once:
-	// more than one, for each connection to an API needs its own; few, for that is
-	// what a key that hangs may cost for good.
-	maxHandshakes = 4
 )
 
 // A Client makes the token requests of one client. It is safe for concurrent use.
 type Client struct {
-	Of           any // not read: whom its signers are called for
 	ClientID     string
 	ClientSecret string
 	Key          *assertion.Key
@@ -69,12 +62,15 @@ type Client struct {
 	leaf  string          // the x5t#S256 of Certificate
 	ahead atomic.Int64    // how far the server's clock is ahead of the local one, a time.Duration
 
+	keyCalls  *guard.Calls                // of Key's signer
+	certCalls *guard.Calls                // of Certificate's key
 	handshake atomic.Pointer[signerError] // what crypto/tls last got of Certificate's key, and makes text of
 }
 
 // Bind prepares c. It clones HTTP's transport where there is a Certificate to
 // present.
 func (c *Client) Bind() error {
+	c.keyCalls, c.certCalls = guard.NewCalls(), guard.NewCalls()
 	if c.HTTP.Transport == nil {
 		c.HTTP.Transport = http.DefaultTransport
 	}
@@ -208,16 +204,19 @@ func (c *Client) redate(failure *Error, x *exchange, assumed time.Duration, sent
 // sign returns a new client assertion, dated so far ahead of the local clock.
 func (c *Client) sign(ctx context.Context, ahead time.Duration) (string, *Error) {
 	audience := cmp.Or(c.Audience, c.TokenURL)
-	signed, err := guard.Call(ctx, c.guard("PrivateKey", c.Key.Signer, 1), func() (string, error) {
+	signed, err := guard.Call(ctx, c.keyCalls, "mosaic: PrivateKey", c.Log, func() (string, error) {
 		return c.Key.Sign(assertion.Claims{ClientID: c.ClientID, Audience: audience, Now: time.Now().Add(ahead)})
 	})
 	if err == nil {
 		return signed, nil
 	}
-	if failed := (*guard.Error)(nil); errors.As(err, &failed) && failed.Late {
-		return "", &Error{what: err.Error(), cause: signerError{err}, transient: true}
-	}
-	return "", &Error{what: "no client assertion: " + redact.Own(err.Error(), c.ClientSecret, maxText), cause: signerError{err}}
+	return "", &Error{what: "no client assertion: " + c.own(err), cause: signerError{err}, transient: errors.Is(err, guard.ErrLate)}
+}
+
+// own returns the text of an error of the caller's own side.
+func (c *Client) own(err error) string {
+	text := strings.TrimPrefix(fmt.Sprint(err), "mosaic: ") // not err.Error(), which may panic
+	return redact.Own(text, c.ClientSecret, maxText)
 }
 
 // signHandshake returns what sign does, which calls the key of Certificate. It
@@ -227,17 +226,12 @@ func (c *Client) sign(ctx context.Context, ahead time.Duration) (string, *Error)
 func (c *Client) signHandshake(sign func() ([]byte, error)) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout-time.Second)
 	defer cancel()
-	key, _ := c.Certificate.PrivateKey.(crypto.Signer)
-	signature, err := guard.Call(ctx, c.guard("the private key of Certificate", key, maxHandshakes), sign)
+	signature, err := guard.Call(ctx, c.certCalls, "mosaic: the private key of Certificate", c.Log, sign)
 	if err != nil {
 		c.handshake.Store(&signerError{err})
 		return nil, errors.New(fmt.Sprint(err))
 	}
 	return signature, nil
-}
-
-func (c *Client) guard(name string, signer crypto.Signer, atOnce int) guard.Guard {
-	return guard.Guard{Of: c.Of, Signer: signer, Name: name, AtOnce: atOnce, Log: c.Log}
 }
 
 // A signerError is a signer's error, in which errors.Is finds everything but the

@@ -1,130 +1,107 @@
-// Package guard calls signers. They are foreign code, of a KMS or an HSM often:
-// one may hang, panic, or end its goroutine.
+// Package guard calls foreign code: signers, callbacks and log handlers. It may
+// hang, panic, or end its goroutine.
 package guard
 
 import (
 	"context"
-	"crypto"
+	"errors"
+	"fmt"
 	"log/slog"
-	"reflect"
 	"runtime/debug"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// A Guard has a signer called a few times at once at most, so that one that hangs
-// costs no more goroutines than that. It is safe for concurrent use.
-type Guard struct {
-	Of     any // whom the signer is called for, a pointer: all Guards of it count together
-	Signer crypto.Signer
-	Name   string // of the signer, in errors and in the log
-	AtOnce int
-	Log    *slog.Logger
-}
+const (
+	atOnce = 4 // calls of one function: more than one, for parallel TLS handshakes; few, for each can hang
 
-// An Error says that a signer brought nothing.
-type Error struct {
-	text string
-	Late bool // it has not returned in time, or not had its turn
-}
-
-func (e *Error) Error() string { return e.text }
-
-// A turn is what the callers of one signer wait for: another, in the place of one
-// that hangs, does not wait for that.
-type turn struct {
-	of     any
-	name   string
-	signer any // nil: it cannot be compared
-}
-
-// A line is the callers of one turn.
-type line struct {
-	calls chan struct{} // holds a value for each call that is under way
-	size  int           // calls and those who wait; guarded by mu
-}
-
-var (
-	mu    sync.Mutex
-	lines = make(map[turn]*line) // guarded by mu
+	// patience is the age from which a call counts as one that never returns.
+	patience = 5 * time.Second
 )
 
-func (g Guard) turn() turn {
-	t := turn{of: g.Of, name: g.Name}
-	if reflect.ValueOf(g.Signer).Comparable() {
-		t.signer = g.Signer
-	}
-	return t
+// Calls bounds the calls of one function. Another function has Calls of its own.
+type Calls struct {
+	slots chan struct{}
+	hung  atomic.Int32
 }
 
-func (g Guard) enter(t turn) *line {
-	mu.Lock()
-	defer mu.Unlock()
-	l := lines[t]
-	if l == nil {
-		l = &line{calls: make(chan struct{}, g.AtOnce)}
-		lines[t] = l
-	}
-	l.size++
-	return l
-}
+// NewCalls returns Calls for a function called by up to four goroutines at a time.
+func NewCalls() *Calls { return &Calls{slots: make(chan struct{}, atOnce)} }
 
-func (l *line) leave(t turn) {
-	mu.Lock()
-	defer mu.Unlock()
-	if l.size--; l.size == 0 {
-		delete(lines, t)
-	}
-}
+// ErrLate is in the error of a [Call] whose function did not return in time.
+var ErrLate = errors.New("did not return in time")
 
-// Call returns what sign, which calls g.Signer, returns, or an [Error]. It waits
-// for its turn and for sign until ctx ends.
-func Call[T any](ctx context.Context, g Guard, sign func() (T, error)) (T, error) {
-	late := &Error{g.Name + " did not sign in time", true}
-	t := g.turn()
-	l := g.enter(t)
+// Call returns f's result. It waits for a slot and for f until ctx ends, and does
+// not wait if every slot has hung. The name is f's, in errors and in the log.
+func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logger, f func() (T, error)) (result T, err error) {
+	late := fmt.Errorf("%s %w", name, ErrLate)
+	if calls.hung.Load() == atOnce {
+		return result, late
+	}
 	select {
-	case l.calls <- struct{}{}:
+	case calls.slots <- struct{}{}:
 	case <-ctx.Done():
-		l.leave(t)
-		return *new(T), late
+		return result, late
 	}
-
-	var result T
-	var err error = &Error{g.Name + " ended its goroutine (runtime.Goexit)", false}
+	old := time.AfterFunc(patience, func() { calls.hung.Add(1) })
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() {
-			broken := recover() != nil // its value may hold anything, a key too
-			<-l.calls
-			l.leave(t)
-			if broken {
-				err = &Error{g.Name + " panicked (its stack is in the log)", false}
-				g.logStack(string(debug.Stack()))
-			}
-		}()
-		result, err = sign()
-	}()
+	var got T
+	var gotErr error
+	Go(name, log, f, func(result T, err error) {
+		if !old.Stop() {
+			calls.hung.Add(-1)
+		}
+		<-calls.slots
+		got, gotErr = result, err
+		close(done)
+	})
 	select {
 	case <-done:
-		return result, err
+		return got, gotErr
 	case <-ctx.Done():
-		return *new(T), late
+		return result, late
 	}
 }
 
-// logStack does not wait long for the log's handler, which may itself wait for
-// what the signer is called for.
-func (g Guard) logStack(stack string) {
-	logged := make(chan struct{})
+// Go calls f in a goroutine of its own, and then done with f's result, or with an
+// error if f panicked or ended its goroutine.
+func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, error)) {
 	go func() {
-		defer close(logged)
-		defer func() { _ = recover() }()
-		g.Log.Error("mosaic: "+g.Name+" panicked", "stack", stack)
+		var result T
+		err := errors.New(name + " ended its goroutine (runtime.Goexit)")
+		defer func() {
+			if recover() != nil { // the value may hold a secret
+				err = errors.New(name + " panicked (its stack is in the log)")
+				log.Error(name+" panicked", "stack", string(debug.Stack()))
+			}
+			done(result, err)
+		}()
+		result, err = f()
 	}()
-	select {
-	case <-logged:
-	case <-time.After(time.Second):
-	}
 }
+
+// A Handler passes each record to its own Handler in a goroutine, so that it may
+// block, panic, or call the very code that logs.
+type Handler struct{ slog.Handler }
+
+// Enabled leaves the question to Handle.
+func (h Handler) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle does not wait, and never fails.
+func (h Handler) Handle(ctx context.Context, r slog.Record) error {
+	go func() {
+		defer func() { _ = recover() }()
+		if h.Handler.Enabled(ctx, r.Level) {
+			_ = h.Handler.Handle(ctx, r)
+		}
+	}()
+	return nil
+}
+
+// WithAttrs returns a Handler.
+func (h Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return Handler{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup returns a Handler.
+func (h Handler) WithGroup(name string) slog.Handler { return Handler{h.Handler.WithGroup(name)} }

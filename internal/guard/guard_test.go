@@ -1,110 +1,172 @@
 package guard_test
 
 import (
-	"bytes"
 	"context"
-	"crypto"
-	"crypto/ed25519"
 	"errors"
 	"io"
 	"log/slog"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/internal/guard"
 )
 
-// signer is a crypto.Signer that is told from another by its name.
-type signer struct{ name string }
-
-func (signer) Public() crypto.PublicKey { return nil }
-func (signer) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, nil
-}
+var nowhere = slog.New(slog.DiscardHandler)
 
 func TestACallBringsAResultOrAnError(t *testing.T) {
 	locked := errors.New("locked")
 	for _, tt := range []struct {
 		name   string
-		sign   func() (string, error)
+		f      func() (string, error)
 		want   string // of the error
 		late   bool
 		logged bool
 	}{
 		{"a result", func() (string, error) { return "signed", nil }, "", false, false},
 		{"an error", func() (string, error) { return "", locked }, "locked", false, false},
-		{"a panic", func() (string, error) { panic("a key") }, "The key panicked (its stack is in the log)", false, true},
-		{"Goexit", func() (string, error) { runtime.Goexit(); return "", nil }, "The key ended its goroutine (runtime.Goexit)", false, false},
-		{"too late", func() (string, error) { time.Sleep(time.Minute); return "signed", nil }, "The key did not sign in time", true, false},
+		{"a panic", func() (string, error) { panic("a key") }, "the key panicked (its stack is in the log)", false, true},
+		{"Goexit", func() (string, error) { runtime.Goexit(); return "", nil }, "the key ended its goroutine (runtime.Goexit)", false, false},
+		{"too late", func() (string, error) { time.Sleep(time.Minute); return "signed", nil }, "the key did not return in time", true, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var log bytes.Buffer
-				g := guard.Guard{Of: t, Signer: signer{}, Name: "The key", AtOnce: 1, Log: slog.New(slog.NewTextHandler(&log, nil))}
+				var log kit.Log
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				got, err := guard.Call(ctx, g, tt.sign)
+				got, err := guard.Call(ctx, guard.NewCalls(), "the key", log.Logger(slog.LevelInfo), tt.f)
 				switch {
 				case tt.want == "" && (err != nil || got != "signed"):
-					t.Errorf("got %q and error %v; want what sign returns", got, err)
+					t.Errorf("got %q and error %v; want the result", got, err)
 				case tt.want != "" && (err == nil || err.Error() != tt.want || got != ""):
 					t.Errorf("got %q and error %v; want error %q", got, err, tt.want)
 				}
-				var failed *guard.Error
-				if errors.As(err, &failed) && failed.Late != tt.late {
-					t.Errorf("got late: %t; want %t", failed.Late, tt.late)
+				if got := errors.Is(err, guard.ErrLate); got != tt.late {
+					t.Errorf("got late: %t; want %t", got, tt.late)
 				}
-				synctest.Wait()
+				time.Sleep(time.Minute)
 				if got := strings.Contains(log.String(), "guard_test.go"); got != tt.logged || strings.Contains(log.String(), "a key") {
 					t.Errorf("the stack, and not the panic's value, is in the log: %t; want %t", got, tt.logged)
 				}
-				time.Sleep(time.Minute)
 			})
 		})
 	}
 }
 
-func TestCallsOfOneSignerWaitForEachOther(t *testing.T) {
-	type own struct{ _ int }
-	one, other := new(own), new(own)
-	seed := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
-	for _, tt := range []struct {
-		name          string
-		first, second guard.Guard
-		want          time.Duration // that the second is there after the first has begun
-	}{
-		{"the same", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, 2 * time.Second},
-		{"a key that is not comparable", guard.Guard{Of: one, Signer: seed, AtOnce: 1}, guard.Guard{Of: one, Signer: seed, AtOnce: 1}, 2 * time.Second},
-		{"another signer", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, guard.Guard{Of: one, Signer: signer{"b"}, AtOnce: 1}, time.Second},
-		{"the same, two at once", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 2}, guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 2}, time.Second},
-		{"by another name", guard.Guard{Of: one, Signer: seed, AtOnce: 1}, guard.Guard{Of: one, Signer: seed, Name: "b", AtOnce: 1}, time.Second},
-		{"of another", guard.Guard{Of: one, Signer: signer{"a"}, AtOnce: 1}, guard.Guard{Of: other, Signer: signer{"a"}, AtOnce: 1}, time.Second},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				sign := func() (bool, error) { time.Sleep(time.Second); return true, nil }
-				begun := time.Now()
-				go guard.Call(t.Context(), tt.first, sign)
-				synctest.Wait()
-				if _, err := guard.Call(t.Context(), tt.second, sign); err != nil {
+func TestFourCallsRunAtATimeAndOthersWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := guard.NewCalls()
+		var running, most atomic.Int32
+		begun := time.Now()
+		var wg sync.WaitGroup
+		for range 12 {
+			wg.Go(func() {
+				_, err := guard.Call(t.Context(), calls, "f", nowhere, func() (int, error) {
+					most.Store(max(most.Load(), running.Add(1)))
+					time.Sleep(time.Second)
+					running.Add(-1)
+					return 0, nil
+				})
+				if err != nil {
 					t.Error(err)
 				}
-				if got := time.Since(begun); got != tt.want {
-					t.Errorf("the second was there after %s; want %s", got, tt.want)
+			})
+		}
+		wg.Wait()
+		if took := time.Since(begun); most.Load() != 4 || took != 3*time.Second {
+			t.Errorf("%d ran at a time, and 12 took %s; want 4, and 3s", most.Load(), took)
+		}
+	})
+}
+
+func TestACallThatHangsCostsOneGoroutineAndEndsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := guard.NewCalls()
+		mend := make(chan struct{})
+		hang := func() (int, error) { <-mend; return 0, nil }
+		fine := func() (int, error) { return 1, nil }
+		call := func(f func() (int, error)) (time.Duration, error) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			begun := time.Now()
+			_, err := guard.Call(ctx, calls, "f", nowhere, f)
+			return time.Since(begun), err
+		}
+		for n := range 4 {
+			if took, err := call(hang); !errors.Is(err, guard.ErrLate) || took != 5*time.Second {
+				t.Errorf("the call that hangs: got %v after %s", err, took)
+			}
+			if took, err := call(fine); n < 3 && (err != nil || took != 0) {
+				t.Errorf("beside %d that hang: got %v after %s; want a result at once", n+1, err, took)
+			} else if n == 3 && (!errors.Is(err, guard.ErrLate) || took != 0) {
+				t.Errorf("beside four that hang: got %v after %s; want an error at once", err, took)
+			}
+		}
+		close(mend)
+		synctest.Wait()
+		if took, err := call(fine); err != nil || took != 0 {
+			t.Errorf("when they have returned: got %v after %s; want a result at once", err, took)
+		}
+	})
+}
+
+func TestACallBesideFourYoungOnesWaitsForItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		calls := guard.NewCalls()
+		for range 4 {
+			go guard.Call(t.Context(), calls, "f", nowhere, func() (int, error) { time.Sleep(4 * time.Second); return 0, nil })
+		}
+		time.Sleep(time.Second)
+		begun := time.Now()
+		if _, err := guard.Call(t.Context(), calls, "f", nowhere, func() (int, error) { return 0, nil }); err != nil || time.Since(begun) != 3*time.Second {
+			t.Errorf("got %v after %s; want a result after 3s", err, time.Since(begun))
+		}
+	})
+}
+
+// handler is a slog.Handler that does something.
+type handler struct {
+	slog.Handler
+	handle func()
+}
+
+func (h handler) Handle(context.Context, slog.Record) error { h.handle(); return nil }
+
+func TestALogHandlerMayDoAnything(t *testing.T) {
+	hang := make(chan struct{})
+	for name, handle := range map[string]func(){
+		"panic": func() { panic("log") }, "Goexit": runtime.Goexit, "hang": func() { <-hang },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				hang = make(chan struct{})
+				defer func() { close(hang) }()
+				log := slog.New(guard.Handler{Handler: handler{slog.NewTextHandler(io.Discard, nil), handle}})
+				begun := time.Now()
+				log.Info("message")
+				_, err := guard.Call(t.Context(), guard.NewCalls(), "f", log, func() (int, error) { panic("f") })
+				if err == nil || time.Since(begun) != 0 {
+					t.Errorf("got %v after %s; want an error at once", err, time.Since(begun))
 				}
 			})
 		})
 	}
 }
 
-func TestALogHandlerThatPanicsEndsNothing(t *testing.T) {
+func TestAHandlerKeepsLevelsAttributesAndGroups(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := guard.Guard{Of: t, Signer: signer{}, Name: "The key", AtOnce: 1} // without a Log, to log is to panic
-		if _, err := guard.Call(t.Context(), g, func() (int, error) { panic("a key") }); err == nil {
-			t.Error("got no error of a call that panicked")
+		var log kit.Log
+		l := slog.New(guard.Handler{Handler: log.Logger(slog.LevelWarn).Handler()}).With("a", 1).WithGroup("g")
+		l.Info("not this")
+		l.Warn("this", "b", 2)
+		synctest.Wait()
+		if got := log.String(); !strings.HasSuffix(got, "level=WARN msg=this a=1 g.b=2\n") || strings.Contains(got, "not") {
+			t.Errorf("got %q", got)
 		}
 	})
 }

@@ -146,10 +146,10 @@ func TestNoSpellingOfASecretIsShown(t *testing.T) {
 func TestTokensAndKeysAreNotShown(t *testing.T) {
 	const jwt = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJhY21lIiwiZXhwIjoxNzAwMDAwMDAwfQ.c2lnbmF0dXJl0123456789"
 	for text, want := range map[string]string{
-		jwt:                                  "[redacted].[redacted].[redacted]",
-		`{"access_token":"` + jwt + `"}`:     `{"access_token":"[redacted].[redacted].[redacted]"}`,
-		"token 0123456789abcdefghij expired": "token [redacted] expired",
-		"token 0123456789abcdefghi expired":  "token 0123456789abcdefghi expired", // 19 characters
+		jwt:                                          "[redacted].[redacted].[redacted]",
+		`{"access_token":"` + jwt + `"}`:             `{"access_token":"[redacted].[redacted].[redacted]"}`,
+		"token 0123456789abcdefghij expired":         "token [redacted] expired",
+		"token 0123456789abcdefghi expired":          "token 0123456789abcdefghi expired", // 19 characters
 		"tls_client_certificate_bound_access_tokens": "tls_client_certificate_bound_access_tokens",
 		"a1234567890123456789=":                      "[redacted]",
 		"a/1+2/3+4/5+6/7+8/9+0/1":                    "[redacted]",

@@ -17,12 +17,12 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 	"weak"
 
+	"example.com/mosaic/internal/guard"
 	"golang.org/x/oauth2"
 )
 
@@ -263,50 +263,33 @@ func (s *Source) join() *request {
 	if r.ahead || s.failures >= 2 {
 		attempts = 1
 	}
-	go func() {
+	begun := time.Now()
+	guard.Go("mosaic: token request", s.log, func() (*Token, error) {
 		defer cancel()
-		s.run(ctx, r, attempts)
-	}()
+		return s.fetch(ctx, attempts)
+	}, func(tok *Token, err error) { s.finish(r, tok, err, time.Since(begun)) })
 	return r
 }
 
-// run fetches one token. Foreign code runs in it: whatever that does, a panic
-// or runtime.Goexit included, the request ends and a later call begins another.
-func (s *Source) run(ctx context.Context, r *request, attempts int) {
-	defer close(r.done)
-	begun := time.Now()
-	var tok *Token
-	err := errors.New("mosaic: the token request ended its goroutine (runtime.Goexit)")
-	defer func() {
-		var stack []byte
-		if recover() != nil { // its value may hold anything, a secret too
-			stack = debug.Stack()
-			err = errors.New("mosaic: the token request panicked (its stack is in the log)")
-		}
-		report := s.finish(r, tok, err)
-		defer func() { _ = recover() }() // the log handler's
-		if stack != nil {
-			s.log.Error("mosaic: token request panicked", "stack", string(stack))
-		}
-		report(time.Since(begun))
-	}()
-	tok, err = s.fetch(ctx, attempts)
-}
-
-// finish ends a request, and returns what is to be logged of it.
-func (s *Source) finish(r *request, tok *Token, err error) (report func(took time.Duration)) {
+// finish ends a request: the token is installed or the failure noted, the waiters
+// are released, and then it is logged.
+func (s *Source) finish(r *request, tok *Token, err error, took time.Duration) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.inflight = nil
 	now := time.Now()
+	var report func()
 	if err != nil {
 		r.err = err
-		return s.fail(r, now)
+		report = s.fail(r, now)
+	} else {
+		if tok.AccessToken != r.dropped {
+			r.result = s.install(tok, now)
+		}
+		report = func() { tok.Log(s.log, took) }
 	}
-	if tok.AccessToken != r.dropped {
-		r.result = s.install(tok, now)
-	}
-	return func(took time.Duration) { tok.Log(s.log, took) }
+	s.mu.Unlock()
+	close(r.done)
+	report()
 }
 
 // install makes tok the current token. The caller holds s.mu.
@@ -326,7 +309,7 @@ func (s *Source) install(tok *Token, now time.Time) *entry {
 }
 
 // fail notes a failed request. The caller holds s.mu.
-func (s *Source) fail(r *request, now time.Time) (report func(time.Duration)) {
+func (s *Source) fail(r *request, now time.Time) (report func()) {
 	var refused bool
 	var retryAfter time.Duration
 	if f := Failure(nil); errors.As(r.err, &f) {
@@ -366,11 +349,11 @@ func (s *Source) fail(r *request, now time.Time) (report func(time.Duration)) {
 	}
 
 	if s.failures > 1 && now.Sub(s.warned) < warnEvery {
-		return func(time.Duration) {}
+		return func() {}
 	}
 	s.warned = now
 	failures := s.failures
-	return func(time.Duration) {
+	return func() {
 		s.log.Warn("mosaic: token renewal failed", "error", r.err, "failures", failures, "retry_in", pause.Round(time.Millisecond))
 	}
 }

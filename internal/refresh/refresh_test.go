@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"example.com/mosaic/internal/guard"
 	"example.com/mosaic/internal/refresh"
 )
 
@@ -458,8 +459,8 @@ func TestNothingEscapesTheGoroutineOfARenewal(t *testing.T) {
 		want  string // of the error
 		log   string
 	}{
-		{"a panic", func() { panic("s3cr3t") }, "mosaic: the token request panicked (its stack is in the log)", "TestNothingEscapesTheGoroutineOfARenewal"},
-		{"runtime.Goexit", runtime.Goexit, "mosaic: the token request ended its goroutine (runtime.Goexit)", "runtime.Goexit"},
+		{"a panic", func() { panic("s3cr3t") }, "mosaic: token request panicked (its stack is in the log)", "TestNothingEscapesTheGoroutineOfARenewal"},
+		{"runtime.Goexit", runtime.Goexit, "mosaic: token request ended its goroutine (runtime.Goexit)", "runtime.Goexit"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -509,7 +510,7 @@ func TestALogHandlerMayDoAnything(t *testing.T) {
 					e.fail(err)
 					var s *refresh.Source
 					text := slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug})
-					s = refresh.New(e.fetch, slog.New(handler{text, func() { tt.handle(s) }}))
+					s = refresh.New(e.fetch, slog.New(guard.Handler{Handler: handler{text, func() { tt.handle(s) }}}))
 					if _, got := s.Token(t.Context()); got != err {
 						t.Errorf("got error %v; want %v", got, err)
 					}
@@ -528,7 +529,7 @@ func TestAPanicIsLoggedThoughTheHandlerPanicsToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := slog.NewTextHandler(io.Discard, nil)
 		s := refresh.New(func(context.Context, int) (*refresh.Token, error) { panic("fetch") },
-			slog.New(handler{text, func() { panic("log") }}))
+			slog.New(guard.Handler{Handler: handler{text, func() { panic("log") }}}))
 		want(t, s, "")
 	})
 }

@@ -14,18 +14,15 @@ import (
 )
 
 // Endpoint is the base URL of one Mosaic environment and region, such as
-// "https://api.eu.transmitsecurity.io": scheme and host, no path. Credentials
-// belong to one environment and region, so the zero value names none and
-// [Config.Validate] refuses it.
+// "https://api.eu.transmitsecurity.io": scheme and host, no path. Credentials belong to one
+// environment and region, so the zero value names none and [Config.Validate] refuses it.
 //
-// The constants are the documented ones. For a custom domain, or a value that
-// comes from a flag, a file or the environment, use [ParseEndpoint] or, through
-// [Endpoint.UnmarshalText], whatever decodes text: flag.TextVar, encoding/json,
-// YAML, environment loaders.
+// The constants are the documented ones. For a custom domain, or a value from a flag, a file or the
+// environment, use [ParseEndpoint] or, through [Endpoint.UnmarshalText], whatever decodes text:
+// flag.TextVar, encoding/json, YAML, environment loaders.
 type Endpoint string
 
-// The base URLs of Mosaic, from the page openapi/token of its developer
-// documentation.
+// The base URLs of Mosaic, from the page openapi/token of its developer documentation.
 const (
 	Sandbox Endpoint = "https://api.sbx.transmitsecurity.io"
 	US      Endpoint = "https://api.transmitsecurity.io" // also called global
@@ -48,16 +45,13 @@ var endpointNames = map[string]struct {
 
 const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`
 
-// ParseEndpoint returns the Endpoint that s names: a region ("sandbox" or
-// "sbx", "us", "eu", "ca", "au", in any case), a base URL
-// ("https://login.acme.com", with or without a slash at its end) or a bare
-// custom domain ("login.acme.com"). The result is in lower case and without a
-// default port.
+// ParseEndpoint returns the Endpoint named by s: a region ("sandbox" or "sbx", "us", "eu", "ca",
+// "au", in any case), a base URL ("https://login.acme.com", with or without a slash at its end) or
+// a bare custom domain ("login.acme.com"). The result is in lower case and without a default port.
 //
-// Anything that is not the base of an https URL is refused, with an error that
-// quotes s: another scheme (plain http is for loopback hosts alone), user
-// information, a path, a query, a fragment. A host name that is not ASCII is
-// given in its "xn--" form.
+// Anything but the base of an https URL is refused, with an error that quotes s: another scheme
+// (plain http is for loopback hosts only), user information, a path, a query, a fragment. An
+// international domain is given in its "xn--" form.
 func ParseEndpoint(s string) (Endpoint, error) {
 	e, err := parseEndpoint(s)
 	if err != nil {
@@ -109,72 +103,52 @@ func parseBase(s string) (Endpoint, error) {
 	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
 		return Endpoint(u.Scheme + "://" + host), nil
 	case u.Scheme == "http":
-		return "", errors.New("is not https (plain http is for loopback hosts alone)")
+		return "", errors.New("is not https (plain http is for loopback hosts only)")
 	}
 	return "", errors.New("is not https")
 }
 
-// canonicalHost returns a URL's host, with a port or without, in lower case and
-// without the scheme's default port, so that equal hosts are equal strings.
-func canonicalHost(scheme, hostport string) (string, error) {
-	host, port := hostport, ""
-	if i := strings.LastIndexByte(hostport, ':'); i >= 0 && !strings.HasSuffix(hostport, "]") {
-		host, port = hostport[:i], hostport[i+1:]
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
-			return "", errors.New("has a bad port")
-		}
-		port = strconv.FormatUint(n, 10)
-	}
-	if scheme == "https" && port == "443" || scheme == "http" && port == "80" {
-		port = ""
-	}
+// hostPort matches a name or IPv4 address, of labels without a dot at the end, or an IPv6 address
+// in brackets, with or without a port.
+var hostPort = regexp.MustCompile(`^(?:((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63})|\[([0-9A-Fa-f:.]+)\])(:.*)?$`)
 
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		ip, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
-		if err != nil || !strings.HasSuffix(inner, "]") || !ip.Is6() || ip.Zone() != "" {
+// canonicalHost returns a URL's host, with or without a port, in lower case and without the
+// scheme's default port, so that equal hosts are equal strings.
+func canonicalHost(scheme, hostport string) (string, error) {
+	m := hostPort.FindStringSubmatch(hostport)
+	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
+		return "", errors.New("has a bad host")
+	}
+	host := strings.ToLower(m[1])
+	if m[2] != "" {
+		ip, err := netip.ParseAddr(m[2])
+		if err != nil || !ip.Is6() {
 			return "", errors.New("has a bad host")
 		}
 		host = "[" + ip.String() + "]"
-	} else if !isHostName(host) {
-		return "", errors.New("has a bad host")
 	}
-	if port != "" {
-		host += ":" + port
-	}
-	return strings.ToLower(host), nil
-}
-
-// isHostName reports whether s can be a host's name or its IPv4 address:
-// labels of letters, digits, hyphens and underscores, without a dot at the end.
-func isHostName(s string) bool {
-	if len(s) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 {
-			return false
+	if m[3] != "" {
+		port, err := strconv.ParseUint(m[3][1:], 10, 16)
+		if err != nil || port == 0 {
+			return "", errors.New("has a bad port")
 		}
-		for _, c := range []byte(label) {
-			if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-				return false
-			}
+		if port != map[string]uint64{"https": 443, "http": 80}[scheme] {
+			host += ":" + strconv.FormatUint(port, 10)
 		}
 	}
-	return true
+	return host, nil
 }
 
-// isLoopback reports whether a request to host stays on this machine. A name is
-// not looked up: only "localhost" itself counts (RFC 6761 §6.3).
+// isLoopback reports whether a request to host stays on this machine. A name is not looked up: only
+// "localhost" itself counts (RFC 6761 §6.3).
 func isLoopback(host string) bool {
-	ip, _ := netip.ParseAddr(host) // the zero Addr is no loopback's
+	ip, _ := netip.ParseAddr(host) // a name parses to the zero Addr: no loopback
 	return strings.EqualFold(host, "localhost") || ip.IsLoopback()
 }
 
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 
-// quoteURL quotes s, which should be a URL or a host, for an error, without what
-// may be a password in it.
+// quoteURL quotes s, a URL or a host, for an error. A password is masked.
 func quoteURL(s string) string { return strconv.Quote(redact.Cut(maskUser(s), 64)) }
 
 func maskUser(s string) string {
@@ -184,7 +158,7 @@ func maskUser(s string) string {
 	return s
 }
 
-// check returns what is wrong with e as a Config's Endpoint, naming the field.
+// check returns an error that names the field, if e is no base URL.
 func (e Endpoint) check() error {
 	if e == "" {
 		return errors.New("Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU")
@@ -198,18 +172,18 @@ func (e Endpoint) check() error {
 	return nil
 }
 
-// TokenURL returns the URL of the token endpoint, {base}/oidc/token.
+// TokenURL returns the URL of the token endpoint, {base}/oidc/token. With only a certificate, a
+// [Config] uses {base}/cis/oidc/token instead.
 func (e Endpoint) TokenURL() string { return e.URL("/oidc/token") }
 
-// URL returns the URL of an API, {base}/path, where path begins with the
-// service ("/risk/v1/recommendation") and may hold a query. It is taken as it
-// is, but for slashes at its start: there is always one.
+// URL returns the URL of an API, {base}/path. The path begins with the service
+// ("/risk/v1/recommendation") and may hold a query. Slashes before it become one; otherwise it is
+// unchanged.
 func (e Endpoint) URL(path string) string {
 	return strings.TrimSuffix(string(e), "/") + "/" + strings.TrimLeft(path, "/")
 }
 
-// UnmarshalText sets e to what [ParseEndpoint] makes of text; where that is an
-// error, e stays as it was.
+// UnmarshalText sets e to the result of [ParseEndpoint]. After an error e is unchanged.
 func (e *Endpoint) UnmarshalText(text []byte) error {
 	parsed, err := ParseEndpoint(string(text))
 	if err != nil {
@@ -222,14 +196,24 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 // MarshalText returns the base URL.
 func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e), nil }
 
-// An origin is a scheme and a host as canonicalHost has it.
+// checkHost checks one of a Config's Hosts.
+func checkHost(host string) error {
+	if strings.Contains(host, "://") {
+		return errors.New("is a URL: give the host alone")
+	}
+	if _, err := canonicalHost("https", host); err != nil {
+		return fmt.Errorf("%w: want a host name, with or without a port", err)
+	}
+	return nil
+}
+
+// An origin is a scheme and a canonical host.
 type origin struct{ scheme, host string }
 
-// origins are those that tokens may go to.
+// origins may get tokens.
 type origins []origin
 
-// origins returns those of c: its Endpoint's, its Resource's where that is an
-// https URL, and its Hosts.
+// origins returns those of Endpoint, of an https Resource, and of Hosts.
 func (c *Config) origins() (known origins) {
 	know := func(scheme, host string) {
 		if host, err := canonicalHost(scheme, host); err == nil {
@@ -247,12 +231,12 @@ func (c *Config) origins() (known origins) {
 	return known
 }
 
-// has reports whether u's origin is one of known.
+// has reports whether u's origin is known.
 func (known origins) has(u *url.URL) bool {
-	if u == nil || u.Opaque != "" {
+	if u.Opaque != "" {
 		return false
 	}
-	if slices.Contains(known, origin{u.Scheme, u.Host}) { // as nearly all are spelled
+	if slices.Contains(known, origin{u.Scheme, u.Host}) { // the usual spelling
 		return true
 	}
 	host, err := canonicalHost(u.Scheme, strings.TrimSuffix(u.Host, ":")) // an empty port is the default one (RFC 3986 §6.2.3)

@@ -1,68 +1,104 @@
-// Package mosaic obtains access tokens for Transmit Security's Mosaic, as a
-// [golang.org/x/oauth2] TokenSource.
+// Package mosaic obtains access tokens for Transmit Security's Mosaic, as a [golang.org/x/oauth2]
+// TokenSource.
 //
 // # Getting started
 //
-// A [Config] takes the place of a [clientcredentials.Config]: client ID, client
-// secret, and the region's [Endpoint] instead of a token URL.
+// A [Config] takes the place of a [clientcredentials.Config]: client ID, client secret, and the
+// region's [Endpoint] instead of a token URL.
 //
 //	conf := &mosaic.Config{
-//		ClientID:     os.Getenv("MOSAIC_CLIENT_ID"),
-//		ClientSecret: os.Getenv("MOSAIC_CLIENT_SECRET"),
+//		ClientID:     id,
+//		ClientSecret: secret,
 //		Endpoint:     mosaic.EU,
 //	}
 //	client := conf.Client(ctx)
 //	res, err := client.Get(mosaic.EU.URL("/cis/v1/users"))
 //
-// [Config.Client] is for calling Mosaic's APIs; [Config.TokenSource] is for code
-// that takes an [oauth2.TokenSource], [oauth2.NewClient] included; [Config.Token]
-// requests one token. FAPI 2.0 clients set PrivateKey or Certificate in place of
-// ClientSecret.
+// [Config.Client] calls Mosaic's APIs. [Config.TokenSource] is for code with an
+// [oauth2.TokenSource], such as [oauth2.NewClient]. [Config.Token] requests one token. FAPI 2.0
+// clients set PrivateKey or Certificate instead of ClientSecret. [FromEnv] reads a Config from
+// environment variables.
 //
-// # Choosing a service
+// # Services
 //
-// A token is for one service, its audience. With Config.Resource set, all tokens
-// are for that. Without it, a client of [Config.Client] asks for the service that
-// a request's path begins with, and a token source for the default audience, that
-// of identity management and authentication (/cis).
+// A token is for one service, its audience. With Config.Resource set, every token is for that
+// resource. Without it, a client of [Config.Client] chooses the service by the first segment of a
+// request's path, and a token source requests the default audience: identity management and
+// authentication (/cis).
 //
-// # How tokens are renewed
+// # Renewal
 //
-// A Mosaic token cannot be refreshed: a new one is requested. A [TokenSource]
-// does so in the background when 3/5 to 2/3 of a token's lifetime have passed,
-// if the token was used; until the new one is there, calls get the old one. So
-// calls do not wait, but for the first and for one after a long idle time, and an
-// outage of the token endpoint of 20 minutes goes unnoticed where tokens live for
-// an hour. The lifetime is that of the token's exp claim, also where the local
-// clock is off.
+// A Mosaic token cannot be refreshed: a new one is requested. A [TokenSource] or a client requests
+// it in the background after 3/5 to 2/3 of the current token's lifetime, if that token was used.
+// Calls go on with the current token meanwhile. Only the first call to each service waits, and one
+// after a long idle period. If tokens live for an hour, an outage of the token endpoint of 20
+// minutes goes unnoticed.
+//
+// A token expires with its exp claim, even if the local clock is off. Its last ten seconds (of a
+// lifetime under 100 seconds, the last 10 %) count as expired, except in an outage of the token
+// endpoint.
+//
+// Without a valid token, the next call retries a failed request. From the second failure on there
+// are pauses, in which calls get the last error at once: about one or two seconds, after refusals
+// up to about 30. A Retry-After is a pause, too, of up to a minute.
+//
+// # Rotation
+//
+// Config.GetCredentials returns the credentials of the next token request: from [Files], a vault, a
+// SPIFFE source. So a secret, a key or a certificate can be replaced without a restart.
 //
 // # Errors
 //
-// The text of an error is one line that begins with "mosaic: "; from a client,
-// net/http puts the method and the URL in front. Where the token
-// endpoint refused a request, [errors.As] finds an [oauth2.RetrieveError] in it,
-// with the code of RFC 6749 §5.2; where the caller's context ended, [errors.Is]
-// finds that context's error.
+// The text of an error is one line and begins with "mosaic: "; net/http puts the method and the URL
+// of a client's request in front. If the token endpoint refused, [errors.As] finds an
+// [oauth2.RetrieveError] with the code of RFC 6749 §5.2. Its Body and headers hold only what the
+// text may show. If the caller's context has ended, [errors.Is] finds that context's error.
+//
+// # Logs
+//
+// The records of Config.Logger are stable, for handlers that count them. Each has client_id and
+// endpoint; "token obtained" and "token request failed" also have resource, "default" for the
+// default audience. Durations are slog durations. No record holds a path or a query of a request.
+//
+//	DEBUG mosaic: token obtained                           lifetime, took
+//	INFO  mosaic: token obtained                           lifetime, took, failures, failing_for: the first after failures
+//	WARN  mosaic: token request failed                     error, took, failures; retry_in if the source itself tries again
+//	INFO  mosaic: credentials changed                      method; kid, x5t
+//	WARN  mosaic: using earlier credentials                error
+//	WARN  mosaic: request sent without a token             host, reason
+//	DEBUG mosaic: request sent without a token             the same for a request with an Authorization of its own
+//	ERROR mosaic: token request panicked                   stack
+//	ERROR mosaic: GetCredentials panicked                  stack
+//	ERROR mosaic: PrivateKey panicked                      stack
+//	ERROR mosaic: the private key of Certificate panicked  stack
+//
+// A source logs the first failure of an outage and then one a minute; failures counts all of them.
+// The warning of earlier credentials is logged once a minute at most. A request without a token is
+// logged once for each host and reason, in 32 records at most; of those with an Authorization of
+// their own, only the first is. Each record is written in a goroutine of its own: a handler may
+// block, or use the very client it logs for. So records may arrive out of order; their times are
+// right.
 //
 // # Testing
 //
-// Package mosaictest is a stand-in for Mosaic that a test starts with one call.
+// Package mosaictest is a stand-in for Mosaic, started by a test with one call.
 //
 // # Security
 //
-// Neither secrets nor keys nor tokens appear in what this package prints, logs
-// or returns as an error, even where a server sends them back (a secret of less
-// than eight bytes, or one that is sent as an error code, may). Credentials go to
-// the token endpoint alone, over TLS, and no redirect is followed with them. A
-// client of [Config.Client] sends tokens to known origins only.
+// No secret, key, assertion or token is in a text, log record or error of this package, even if a
+// server sends it back. A secret of fewer than eight characters is not looked for, nor is a short
+// encoded one. An error of GetCredentials or of a signer is shown without the secret in use.
+//
+// Credentials go to the token endpoint only, over TLS (on a loopback host, plain HTTP is allowed),
+// and no redirect is followed with them. A client of [Config.Client] sends tokens to known origins
+// only.
 package mosaic
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -80,6 +116,7 @@ import (
 
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/bearer"
+	"example.com/mosaic/internal/files"
 	"example.com/mosaic/internal/grant"
 	"example.com/mosaic/internal/guard"
 	"example.com/mosaic/internal/mtls"
@@ -87,214 +124,319 @@ import (
 	"example.com/mosaic/internal/refresh"
 )
 
-// Config describes a client of Mosaic and the service that it wants tokens for.
+// Config describes a client of Mosaic and the service of its tokens.
 //
-// It is copied when a source or a client is made of it: changing it later
-// changes nothing. Its methods may be called concurrently.
+// It is copied when a source or a client is made: later changes have no effect. Its methods are
+// safe for concurrent use.
 //
-// Printed with any verb of package fmt, logged with log/slog, or encoded as
-// JSON, YAML or text, a Config or *Config shows neither its secret nor its key,
-// and of EndpointParams the names alone. One thing Go cannot protect: what stands
-// in an unexported field of another struct, which fmt prints without asking. Hold
-// a *Config there, which %v prints as an address.
+// Printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, a Config or *Config shows
+// neither secret nor key, and only the names of EndpointParams. The verbs %p and %w bypass this,
+// but go vet refuses them. fmt also bypasses it for a Config in an unexported field: store a
+// *Config there, and print the struct around it with %v only.
 //
-// A Config can be decoded from JSON or YAML, but not from what it is encoded as.
+// A Config can be decoded from JSON or YAML, but not from its own encoding.
 type Config struct {
 	// ClientID is the application's client ID. Required.
 	ClientID string
 
-	// ClientSecret is the application's client secret, sent in the form
-	// (client_secret_post). One of ClientSecret, PrivateKey and Certificate
-	// authenticates the client; ClientSecret and PrivateKey exclude each other.
+	// ClientSecret is the application's client secret, sent in the form (client_secret_post). Set
+	// one of ClientSecret, PrivateKey and Certificate, or Certificate beside one of the others.
 	ClientSecret string
 
-	// PrivateKey signs a client assertion in place of a secret
-	// (private_key_jwt, RFC 7523). Any crypto.Signer serves whose Public method
-	// returns an *rsa.PublicKey of 2048 bits or more, an *ecdsa.PublicKey on
-	// P-256 or an ed25519.PublicKey, a key in a KMS or HSM included. Its Sign
-	// method is called by one goroutine at a time for each Config.
+	// PrivateKey replaces the secret: it signs client assertions (private_key_jwt, RFC 7523). Any
+	// crypto.Signer will do, such as a KMS's. Its public key is an *rsa.PublicKey of 2048 bits or
+	// more, an *ecdsa.PublicKey on P-256 or an ed25519.PublicKey. Sign has ten seconds. Up to four
+	// goroutines of each source or client call it at a time.
 	PrivateKey crypto.Signer
 
-	// Certificate is presented in the TLS handshake (RFC 8705), at the token
-	// endpoint and by Client at the APIs. Alone it authenticates the client
-	// (tls_client_auth and self_signed_tls_client_auth); beside a secret or a
-	// key it only binds the token to the certificate (cnf). Its private key can be
-	// any crypto.Signer; it has nine seconds for a signature, and is called by up
-	// to four goroutines at a time for each Config. It needs an HTTP client whose
-	// transport is an *http.Transport without DialTLS and DialTLSContext. An HTTPS
-	// proxy that asks for a client certificate is shown it, too.
+	// Certificate is presented in the TLS handshake (RFC 8705), at the token endpoint and by Client
+	// at the APIs. Alone it authenticates the client (tls_client_auth or
+	// self_signed_tls_client_auth). Beside a secret or a key it only binds the token to the
+	// certificate (cnf). Tokens expire with it at the latest. Its private key is a crypto.Signer:
+	// RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519. Sign has nine seconds. Up to four
+	// goroutines of each source or client call it at a time. An HTTPS proxy that requests a client
+	// certificate gets it, too.
+	//
+	// The HTTP client's Transport is cloned. It must be an *http.Transport without DialTLS and
+	// DialTLSContext; for any other, see TLSClientAuth.
 	Certificate *tls.Certificate
 
-	// KeyID is the kid of PrivateKey in assertions and in JWKS. Empty: the
-	// key's RFC 7638 SHA-256 thumbprint.
+	// KeyID is the kid of PrivateKey in assertions and in JWKS. Empty: the key's RFC 7638 SHA-256
+	// thumbprint.
 	KeyID string
 
-	// SigningAlgorithm is the alg of PrivateKey's assertions: RS256, PS256,
-	// ES256 or EdDSA (FAPI 2.0 allows the last three). Empty: RS256 for an RSA
-	// key, ES256 for P-256, EdDSA for Ed25519.
+	// SigningAlgorithm is the alg of PrivateKey's assertions: RS256, PS256, ES256 or EdDSA (FAPI
+	// 2.0 allows the last three). Empty: RS256 for an RSA key, ES256 for P-256, EdDSA for Ed25519.
 	SigningAlgorithm string
 
-	// AssertionAudience is the aud of PrivateKey's assertions. Empty: the URL of
-	// the token endpoint, as Mosaic documents it; a FAPI 2.0 server may want its
-	// issuer instead.
+	// AssertionAudience is the aud of PrivateKey's assertions. Empty: the URL of the token
+	// endpoint, as Mosaic documents. Other FAPI 2.0 servers may want their issuer.
 	AssertionAudience string
 
-	// Endpoint is the environment and region that the credentials belong to.
-	// Required.
+	// GetCredentials, if set, is called before each attempt of a token request, and returns its
+	// credentials: about every 40 minutes for each service in use. ClientSecret, PrivateKey, KeyID
+	// and Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set. It may
+	// read a file or ask a vault each time. Up to four goroutines of each source or client call it
+	// at a time. Its result must not be modified afterwards. For the same key, return the same
+	// crypto.Signer: a new one gets four more goroutines.
+	//
+	// Its context ends with the attempt and has no values. If GetCredentials fails, panics, takes
+	// more than five seconds (or half the Timeout of the HTTP client, if that is less) or returns
+	// credentials that Validate would refuse, the attempt uses the last valid ones, or fails if
+	// there are none.
+	GetCredentials func(context.Context) (Credentials, error)
+
+	// TLSClientAuth says that the context's HTTP client presents the certificate itself. Set no
+	// other credentials with it. It is for transports that cannot be cloned for Certificate, such
+	// as an instrumented one. After replacing the certificate, call that client's
+	// CloseIdleConnections.
+	TLSClientAuth bool
+
+	// Endpoint is the environment and region of the credentials. Required.
 	Endpoint Endpoint
 
-	// Resource is the service that tokens are for. Empty: the default audience;
-	// in Client, the service that a request's path begins with.
+	// Resource is the service of the tokens. Empty: the default audience; in Client, the service
+	// named by each request's path.
 	Resource Resource
 
-	// Hosts are further hosts that Client may send tokens to over https, beside
-	// those of Endpoint and Resource: host names, each with or without a port.
+	// Hosts are further hosts, with or without a port. Client sends tokens to them, over https.
 	Hosts []string
 
-	// Scopes optionally names requested permissions.
+	// Scopes are the scopes to request. Mosaic does not document their effect on a token.
 	Scopes []string
 
-	// EndpointParams holds further parameters of the token request. It may not
-	// set client_id, client_secret, client_assertion, client_assertion_type,
-	// grant_type, resource or scope.
+	// EndpointParams are further parameters of the token request. They may not set client_id,
+	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope.
 	EndpointParams url.Values
 
-	// Logger gets a record at debug for each token obtained and for each request
-	// that Client sends without one because of where it goes or comes from, at warn
-	// when renewals fail (the first, then one a minute), and at error, with the
-	// stack, when foreign code panics; never a secret or a token. Nil logs nothing.
+	// Logger gets the records listed in the package documentation. Nil: none.
 	Logger *slog.Logger
 }
 
-// ownParams are the parameters that EndpointParams may not set.
-var ownParams = []string{
-	"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope",
+// Credentials authenticate a client: ClientSecret, PrivateKey or Certificate, or Certificate beside
+// one of the others. The fields are those of [Config]. Printed, logged or encoded, they show
+// neither secret nor key.
+type Credentials struct {
+	ClientSecret     string
+	PrivateKey       crypto.Signer
+	KeyID            string // of PrivateKey; empty: its thumbprint
+	SigningAlgorithm string // empty: the Config's
+	Certificate      *tls.Certificate
 }
 
-// Validate returns an error that names everything that is wrong with c, on one
-// line and by field, or nil. Token, TokenSource, Client and JWKS call it: to call
-// it first is to learn of a mistake at start-up. It makes no request.
-func (c *Config) Validate() error {
-	var problems []string
-	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+// Files are the paths of files with [Credentials]. Empty fields are not used.
+type Files struct {
+	ClientSecret   string // a final line end of the file is cut off
+	PrivateKey     string // in PEM, see [ParsePrivateKey]
+	Certificate    string // in PEM, with its chain
+	CertificateKey string // of Certificate, in PEM
+	KeyID          string // not a file: the kid of PrivateKey
+}
 
+// Credentials reads the files, for Config.GetCredentials: regular files of at most 64 KiB each. The
+// context is not used. An error names the field, and the path unless it could be a secret set by
+// mistake, as a relative one.
+func (f Files) Credentials(context.Context) (c Credentials, err error) {
+	c.KeyID = f.KeyID
+	if (f.Certificate == "") != (f.CertificateKey == "") {
+		err = errors.New("set both Certificate and CertificateKey")
+	}
+	if f.ClientSecret != "" && err == nil {
+		c.ClientSecret, err = files.Secret(f.ClientSecret)
+	}
+	if f.PrivateKey != "" && err == nil {
+		c.PrivateKey, err = files.Key(f.PrivateKey)
+	}
+	if f.Certificate != "" && err == nil {
+		c.Certificate, err = files.Pair(f.Certificate, f.CertificateKey)
+	}
+	if err != nil {
+		return Credentials{}, fmt.Errorf("mosaic: %w", err)
+	}
+	return c, nil
+}
+
+// ParsePrivateKey returns the private key in PEM data: PKCS #8, PKCS #1 or SEC 1, as openssl,
+// ssh-keygen -m PEM, cert-manager and Java tools write them. Other blocks, such as certificates,
+// and text are skipped. The error for an encrypted, public or RSA-PSS key, or for two keys, names a
+// command to run. It shows nothing of a key.
+func ParsePrivateKey(data []byte) (crypto.Signer, error) {
+	key, err := files.ParseKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("mosaic: %w", err)
+	}
+	return key, nil
+}
+
+// Validate returns nil, or an error naming every mistake in c, by field and on one line. Token,
+// TokenSource, Client and JWKS call it; call it first to find mistakes at start-up. It makes no
+// request and does not call GetCredentials.
+func (c *Config) Validate() error {
+	_, err := c.check()
+	return err
+}
+
+// problems are the mistakes in a Config, each a text beginning with the field.
+type problems []string
+
+func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
+
+func (p problems) err(what string) error {
+	if len(p) == 0 {
+		return nil
+	}
+	return errors.New(what + strings.Join(p, "; "))
+}
+
+// check returns the fixed credentials of c, nil if there are none.
+func (c *Config) check() (*grant.Credentials, error) {
+	fixed, p := c.problems()
+	return fixed, p.err("mosaic: invalid Config: ")
+}
+
+func (c *Config) problems() (fixed *grant.Credentials, p problems) {
 	if c.ClientID == "" {
-		add("ClientID is empty")
-	} else if hasControl(c.ClientID) {
-		add("ClientID holds a control character (a line end read from a file?)")
+		p.add("ClientID is empty: set the application's client ID")
 	}
-	if hasControl(c.ClientSecret) {
-		add("ClientSecret holds a control character (a line end read from a file?)")
+	p.checkText("ClientID", c.ClientID)
+	p.checkText("AssertionAudience", c.AssertionAudience)
+	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
+	switch none := own == (Credentials{}); {
+	case c.GetCredentials != nil && (!none || c.TLSClientAuth):
+		p.add("GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
+	case c.GetCredentials != nil:
+	case c.TLSClientAuth && !none:
+		p.add("TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
+	case c.TLSClientAuth:
+		fixed = new(grant.Credentials)
+	default:
+		fixed = own.check(&p, c.SigningAlgorithm)
 	}
-	switch {
-	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
-		add("ClientSecret is empty, and there is neither PrivateKey nor Certificate in its place")
-	case c.ClientSecret != "" && c.PrivateKey != nil:
-		add("ClientSecret and PrivateKey exclude each other")
-	}
-	c.checkKey(add)
-	if c.Certificate != nil {
-		for _, err := range mtls.Problems(c.Certificate) {
-			add("Certificate: %v", err)
+	if c.PrivateKey == nil && c.GetCredentials == nil {
+		if c.SigningAlgorithm != "" {
+			p.add("SigningAlgorithm is set without PrivateKey")
+		}
+		if c.AssertionAudience != "" {
+			p.add("AssertionAudience is set without PrivateKey")
 		}
 	}
 	if err := c.Endpoint.check(); err != nil {
-		add("%v", err)
+		p.add("%v", err)
 	}
 	if err := c.Resource.check(); err != nil {
-		add("%v", err)
+		p.add("%v", err)
 	}
 	for _, host := range c.Hosts {
-		if _, err := canonicalHost("https", host); err != nil {
-			add("Hosts: %s %v: want a host name, with a port or without", quoteURL(host), err)
+		if err := checkHost(host); err != nil {
+			p.add("Hosts: %s %v", quoteURL(host), err)
 		}
 	}
 	for _, name := range ownParams {
 		if _, ok := c.EndpointParams[name]; ok {
-			add("EndpointParams may not set %q", name)
+			p.add("EndpointParams may not set %q", name)
 		}
 	}
-	if len(problems) > 0 {
-		return errors.New("mosaic: invalid Config: " + strings.Join(problems, "; "))
-	}
-	return nil
+	return fixed, p
 }
 
-// checkKey adds what is wrong with PrivateKey and the fields that belong to it.
-func (c *Config) checkKey(add func(format string, args ...any)) {
-	type field struct{ name, value string }
-	if c.PrivateKey == nil {
-		for _, f := range []field{{"KeyID", c.KeyID}, {"SigningAlgorithm", c.SigningAlgorithm}, {"AssertionAudience", c.AssertionAudience}} {
-			if f.value != "" {
-				add("%s is set without PrivateKey", f.name)
-			}
-		}
-		return
+// ownParams may not be set by EndpointParams.
+var ownParams = []string{
+	"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope",
+}
+
+// checkText reports control characters and invalid UTF-8.
+func (p *problems) checkText(field, value string) {
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		p.add("%s holds a control character (a line end read from a file?)", field)
 	}
-	pub, err := assertion.PublicKey(c.PrivateKey)
+	if !utf8.ValidString(value) {
+		p.add("%s is not valid UTF-8", field)
+	}
+}
+
+// check returns c for package grant, with the default of SigningAlgorithm.
+func (c *Credentials) check(p *problems, algorithm string) *grant.Credentials {
+	checked := &grant.Credentials{Secret: c.ClientSecret}
+	p.checkText("ClientSecret", c.ClientSecret)
+	switch {
+	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
+		p.add("set ClientSecret, PrivateKey or Certificate")
+	case c.ClientSecret != "" && c.PrivateKey != nil:
+		p.add("ClientSecret and PrivateKey exclude each other")
+	}
+	if c.PrivateKey != nil {
+		var err error
+		if checked.Key, err = assertion.NewKey(c.PrivateKey, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
+			p.add("%v", err)
+		}
+	} else if c.KeyID != "" {
+		p.add("KeyID is set without PrivateKey")
+	}
+	if c.Certificate != nil {
+		var err error
+		if checked.Certificate, err = mtls.New(c.Certificate); err != nil {
+			p.add("%v", err)
+		}
+	}
+	return checked
+}
+
+// get calls GetCredentials and checks its result.
+func (c *Config) get(ctx context.Context) (*grant.Credentials, error) {
+	creds, err := c.GetCredentials(ctx)
 	if err != nil {
-		add("%v", err)
+		return nil, redact.NewForeign("GetCredentials: ", err, creds.ClientSecret)
 	}
-	if err == nil || c.SigningAlgorithm != "" && !assertion.Known(c.SigningAlgorithm) {
-		if _, err := assertion.Algorithm(pub, c.SigningAlgorithm); err != nil {
-			add("%v", err)
-		}
-	}
-	for _, f := range []field{{"ClientID", c.ClientID}, {"KeyID", c.KeyID}, {"AssertionAudience", c.AssertionAudience}} {
-		if !utf8.ValidString(f.value) {
-			add("%s is not valid UTF-8, which an assertion has to be", f.name)
-		}
-	}
+	var p problems
+	checked := creds.check(&p, c.SigningAlgorithm)
+	return checked, p.err("GetCredentials: ")
 }
 
-func hasControl(s string) bool {
-	return strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
-}
-
-// Token requests one new token, which is not cached: most users will use
-// [Config.Client] or [Config.TokenSource] instead.
+// Token requests one new token and does not cache it. Most users will use [Config.Client] or
+// [Config.TokenSource] instead.
 //
-// The context carries the HTTP client to use, if it carries one under
-// [oauth2.HTTPClient], and its end ends the request. A request has 10 seconds;
-// where it fails in a way that may pass (a transport error, 408, 429, 5xx) it is
-// made up to three times, within 30 seconds. The token's Expiry is its exp claim,
-// moved onto the local clock where that is off.
+// The HTTP client is ctx's under [oauth2.HTTPClient], or the default one. An attempt takes at most
+// ten seconds. Transport errors, 408, 429 and 5xx are retried: at most three attempts in 30
+// seconds, and one more if a wrong clock is corrected. A server certificate that does not verify is
+// not retried. A shorter Timeout of the HTTP client bounds an attempt and the whole request. The
+// request ends with ctx and carries its values. The token's Expiry is its exp claim, moved onto the
+// local clock if that is off.
 func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
-	r, err := c.requester(ctx)
+	w, err := c.wire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if r.Bound() != nil {
-		defer r.Bound().CloseIdleConnections()
-	}
+	defer w.CloseIdleConnections()
 	begun := time.Now()
-	tok, err := r.Token(ctx, string(c.Resource), refresh.Attempts)
+	tok, err := guard.Call(context.Background(), guard.NewCalls(), "mosaic: token request", w.conf.Logger, func() (*refresh.Token, error) {
+		return w.Token(ctx, string(c.Resource), refresh.Attempts)
+	})
 	if err != nil {
 		return nil, err
 	}
-	tok.Log(r.logger(c.Resource), time.Since(begun))
+	tok.LogObtained(w.log(c.Resource), time.Since(begun))
 	return copyOf(tok), nil
 }
 
-// TokenSource returns a source of tokens for c.Resource that caches the current
-// one and renews it ahead of its expiry. It composes with [oauth2.NewClient] and
-// [oauth2.ReuseTokenSource].
+// TokenSource returns a source of tokens for c.Resource. It caches the current token and renews it
+// ahead of its expiry. It composes with [oauth2.NewClient] and [oauth2.ReuseTokenSource].
 //
-// Of the context only the HTTP client is taken, if it carries one under
-// [oauth2.HTTPClient]: its end does not end the source. That client's transport
-// has to end a request with the request's context, as net/http's does. If c is
-// invalid, each call of the source returns what [Config.Validate] does.
+// Only the HTTP client of ctx is used, under [oauth2.HTTPClient]: the end of ctx does not end the
+// source. That client's transport has to end a request with the request's context, as net/http's
+// does. If c is invalid, each call returns the error of [Config.Validate].
+//
+// Send a token bound to a certificate only over a connection that presents the certificate in
+// Claims.Confirmation, or use [Config.Client], which does so.
 func (c *Config) TokenSource(ctx context.Context) *TokenSource {
-	r, err := c.requester(ctx)
+	w, err := c.wire(ctx)
 	if err != nil {
 		return &TokenSource{err: err}
 	}
-	return &TokenSource{source: r.source(c.Resource)}
+	return &TokenSource{source: w.source(w.conf.Resource)}
 }
 
-// A TokenSource is an [oauth2.TokenSource] for one service, made by
-// [Config.TokenSource]. It is safe for concurrent use and needs no closing: it
-// makes no request while nobody uses it.
+// A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is
+// safe for concurrent use. It needs no Close: an idle one makes no requests.
 type TokenSource struct {
 	source *refresh.Source // a pointer: fmt does not look behind it
 	err    error
@@ -302,16 +444,15 @@ type TokenSource struct {
 
 var errZeroSource = errors.New("mosaic: a TokenSource is made by Config.TokenSource")
 
-// Token returns the current token: a copy, the caller's own. It waits only where
-// there is none that is good: for one request of 30 seconds at most, and up to
-// ten more where one that began in the last token's closing seconds fails first.
+// Token returns the current token, as the caller's own copy. It blocks only without a valid token,
+// for at most 30 seconds. If it first waits for a renewal begun in the old token's last seconds,
+// and that fails, it blocks for at most 40.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }
 
-// TokenContext is Token with a wait that ends with ctx; the error is then ctx's.
-// The request that it waited for goes on for others. A good token is
-// returned whatever the state of ctx.
+// TokenContext is Token, but its wait ends with ctx, with an error that wraps ctx's. The request
+// goes on for others. A valid token is returned even if ctx has ended.
 func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	switch {
 	case s.err != nil:
@@ -326,138 +467,329 @@ func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	return copyOf(tok), nil
 }
 
-// Invalidate drops t if it is still the current token, as when an API has
-// refused it: the next call of Token requests a new one, or joins a request that
-// is under way. So any number of holders of one refused token cause one request.
-// A nil t is ignored.
+// Invalidate drops t if it is the current token, for example after an API has refused it: the next
+// call of Token requests a new one. Concurrent calls for the same token cause one request. A nil t
+// is ignored.
+//
+// The cache of [oauth2.NewClient] and [oauth2.ReuseTokenSource] does not hear of it and goes on
+// with t. A client of [Config.Client] renews a refused token by itself.
 func (s *TokenSource) Invalidate(t *oauth2.Token) {
 	if t != nil && s.source != nil {
 		s.source.Invalidate(t.AccessToken)
 	}
 }
 
-// copyOf returns the caller's own copy: oauth2.ReuseTokenSource writes into the
-// tokens that it is given.
+// copyOf returns a copy: oauth2.ReuseTokenSource writes into the tokens it gets.
 func copyOf(tok *refresh.Token) *oauth2.Token {
 	t := tok.Token
 	return &t
 }
 
-// Client returns an HTTP client for all of Mosaic. Its transport gives each
-// request the token for Resource or, where that is empty, for the service that
-// the first segment of the URL's path names (/verify, /risk, /xdv; anything else:
-// the default audience).
+// Client returns an HTTP client for all of Mosaic. Each request gets the token for Resource or,
+// without one, for the service named by the first segment of its path: /verify, /risk, /xdv;
+// anything else, the default audience.
 //
-// Tokens, and Certificate, go to known origins alone: Endpoint's, Resource's
-// where that is an https URL, and Hosts. A request to another origin, one that a
-// redirect by way of another has led to, one whose Host is not its URL's, and one
-// that already carries an Authorization header go out without a token of this
-// client's. The wait for a token ends with the request's context.
+// Only known origins get tokens: Endpoint's, an https Resource's, and Hosts. Only they, and an
+// HTTPS proxy requesting it, see Certificate. A request with an Authorization header is sent as it
+// is. The following requests are sent without a token, and the log has a warning:
+//   - to another origin
+//   - with a Host that is not its URL's
+//   - after a redirect by another origin, or of a request with its own Authorization header
 //
-// When a server answers 401 to a token at least ten seconds old, the token is
-// renewed, at most once in ten seconds if the answer says invalid_token, else
-// once a minute. A request that net/http itself would repeat (GET, HEAD, OPTIONS,
-// TRACE, or one with an Idempotency-Key), or whose answer says invalid_token, is
-// then sent once more, if its body can be had again (GetBody), the 401's has no
-// more than 64 KiB, and both that and the new token are there within five seconds;
-// any other gets its 401 at once. The client sends a request again only after a
-// server has answered 401 to it.
+// The wait for a token ends with the request's context.
 //
-// Of the context only the HTTP client is taken, if it carries one under
-// [oauth2.HTTPClient]: its transport, which is used and not changed, its
-// timeout, jar and redirect policy. If c is invalid, each request returns what
-// [Config.Validate] does. The returned client is safe for concurrent use; it and
-// its Transport should not be modified.
+// A 401 to a token at least ten seconds old renews the token: at most once in ten seconds if the
+// 401 says invalid_token, else once a minute. The request is then sent once more if all of the
+// following hold:
+//   - the 401 says invalid_token, or net/http itself would repeat the request (GET,
+//     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
+//   - its body can be rewound (GetBody)
+//   - the body of the 401 has at most 64 KiB
+//   - that body and the new token arrive within five seconds
+//
+// Otherwise the caller gets the 401. If the request could be sent again but the body of the 401
+// does not end in five seconds, it is closed, and reading it ends in an error.
+//
+// The client has the timeout, jar and redirect policy of ctx's client under [oauth2.HTTPClient],
+// and uses its transport, or with Certificate a clone of it. Nothing else of ctx is used. If c is
+// invalid, each request returns the error of [Config.Validate]. The client is safe for concurrent
+// use. Its Transport may be wrapped but not replaced. Change fields before the first use only.
 func (c *Config) Client(ctx context.Context) *http.Client {
-	base := contextClient(ctx)
-	return &http.Client{
-		Transport:     c.transport(ctx, base.Transport),
-		CheckRedirect: base.CheckRedirect,
-		Jar:           base.Jar,
-		Timeout:       base.Timeout,
+	client := contextClient(ctx)
+	client.Transport = c.transport(ctx)
+	return client
+}
+
+func (c *Config) transport(ctx context.Context) http.RoundTripper {
+	w, err := c.wire(ctx)
+	if err != nil {
+		return invalid{err}
+	}
+	source, bySegment := w.source(w.conf.Resource), make(map[string]*refresh.Source)
+	if w.conf.Resource == "" {
+		for segment, resource := range services {
+			bySegment[segment] = w.source(Resource(resource))
+		}
+	}
+	return &bearer.Transport{
+		Plain:  w.HTTP.Transport,
+		Own:    w.RoundTripper,
+		Knows:  w.conf.origins().has,
+		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
+		Idle:   w.CloseIdleConnections,
+		Log:    w.conf.Logger,
 	}
 }
 
-// JWKS returns the public JWK Set (RFC 7517) of PrivateKey and Certificate, to
-// be submitted to Mosaic in its Admin Portal. The kid of PrivateKey is the one
-// that assertions carry; the key of Certificate comes with the certificate's
-// chain (x5c). There is never a private member in it.
-func (c *Config) JWKS() ([]byte, error) {
-	if err := c.Validate(); err != nil {
+// invalid is the transport of an invalid Config's client.
+type invalid struct{ err error }
+
+func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+	return nil, i.err
+}
+
+// wired is a valid Config in use.
+type wired struct {
+	*grant.Client
+	conf *Config // a deep copy, with a Logger
+}
+
+// wire makes the client for c's token requests.
+func (c *Config) wire(ctx context.Context) (*wired, error) {
+	fixed, err := c.check()
+	if err != nil {
 		return nil, err
 	}
-	if c.PrivateKey == nil && c.Certificate == nil {
-		return nil, errors.New("mosaic: a Config with a ClientSecret alone has no public key to submit")
+	d := c.clone()
+	client := &grant.Client{
+		ClientID: d.ClientID,
+		TokenURL: d.Endpoint.TokenURL(),
+		MTLSURL:  d.Endpoint.URL("/cis/oidc/token"), // as Mosaic's guide for mTLS has it
+		Audience: d.AssertionAudience,
+		Scopes:   d.Scopes,
+		Params:   d.EndpointParams,
+		Fixed:    fixed,
+		HTTP:     contextClient(ctx),
+		Log:      d.Logger,
+	}
+	if d.Resource == "" {
+		client.Services = services
+	}
+	if d.GetCredentials != nil {
+		client.Get = d.get
+	}
+	if err := client.Init(); err != nil {
+		return nil, fmt.Errorf("mosaic: %w", err)
+	}
+	return &wired{client, d}, nil
+}
+
+// contextClient returns a copy of ctx's HTTP client, or of the default one. It has a Transport.
+func contextClient(ctx context.Context) *http.Client {
+	client := *http.DefaultClient
+	if ctx != nil {
+		if own, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && own != nil {
+			client = *own
+		}
+	}
+	if client.Transport == nil {
+		client.Transport = http.DefaultTransport
+	}
+	return &client
+}
+
+// clone returns a deep copy, except for certificates and keys, which are checked and copied
+// elsewhere.
+func (c *Config) clone() *Config {
+	d := *c
+	d.Hosts, d.Scopes = slices.Clone(c.Hosts), slices.Clone(c.Scopes)
+	d.EndpointParams = make(url.Values, len(c.EndpointParams))
+	for name, values := range c.EndpointParams {
+		d.EndpointParams[name] = slices.Clone(values)
+	}
+	d.Logger = slog.New(slog.DiscardHandler)
+	if c.Logger != nil {
+		d.Logger = slog.New(guard.Handler{To: c.Logger.Handler()}).With("client_id", c.ClientID, "endpoint", string(c.Endpoint))
+	}
+	return &d
+}
+
+// source returns a cached source of tokens for resource.
+func (w *wired) source(resource Resource) *refresh.Source {
+	return refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
+		return w.Token(ctx, string(resource), attempts)
+	}, w.log(resource))
+}
+
+func (w *wired) log(resource Resource) *slog.Logger {
+	return w.conf.Logger.With("resource", cmp.Or(string(resource), "default"))
+}
+
+// jwksTimeout bounds JWKS's call of GetCredentials.
+const jwksTimeout = 10 * time.Second
+
+// JWKS returns the public JWK Set (RFC 7517) of PrivateKey and Certificate, for Mosaic's Admin
+// Portal, and of next: further credentials that Mosaic is to accept, for a rotation. If
+// GetCredentials is set, JWKS calls it, with ten seconds.
+//
+// A private key has the same kid as in its assertions. The key of a certificate comes with its
+// chain (x5c). Different keys with the same kid are an error, and so is a ClientSecret in next. The
+// set has no private member.
+func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
+	current, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	if c.GetCredentials != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), jwksTimeout)
+		defer cancel()
+		current, err = guard.Call(ctx, guard.NewCalls(), "mosaic: GetCredentials", c.clone().Logger, func() (*grant.Credentials, error) { return c.get(ctx) })
+		if err != nil {
+			return nil, redact.NewForeign("mosaic: JWKS: ", err, "")
+		}
+	}
+	all := []*grant.Credentials{current}
+	for i, n := range next {
+		var p problems
+		all = append(all, n.check(&p, c.SigningAlgorithm))
+		if n.ClientSecret != "" {
+			p.add("ClientSecret has no public key")
+		}
+		if err := p.err(fmt.Sprintf("mosaic: JWKS: next[%d]: ", i)); err != nil {
+			return nil, err
+		}
 	}
 	var keys []assertion.JWK
-	var public crypto.PublicKey
-	if c.PrivateKey != nil {
-		key, err := assertion.NewKey(c.PrivateKey, c.SigningAlgorithm, c.KeyID)
-		if err != nil {
-			return nil, fmt.Errorf("mosaic: %w", err)
-		}
-		public = key.Public
-		keys = append(keys, key.JWK())
-	}
-	if c.Certificate != nil {
-		leaf, err := x509.ParseCertificate(c.Certificate.Certificate[0])
+	for _, creds := range all {
+		own, err := creds.JWKs()
 		if err != nil {
 			return nil, fmt.Errorf("mosaic: Certificate: %w", err)
 		}
-		if public == nil || !mtls.SameKey(public, leaf.PublicKey) {
-			alg, _ := assertion.Algorithm(leaf.PublicKey, "") // none for P-384 and P-521; the member is optional
-			jwk, err := assertion.NewJWK(leaf.PublicKey, alg, "")
-			if err != nil {
-				return nil, fmt.Errorf("mosaic: Certificate: %w", err)
-			}
-			keys = append(keys, jwk)
-		}
-		keys[len(keys)-1].X5C = c.Certificate.Certificate
+		keys = append(keys, own...)
 	}
-	return assertion.Set(keys...)
+	if keys == nil {
+		return nil, errors.New("mosaic: JWKS needs a PrivateKey or a Certificate: a secret has no public key")
+	}
+	set, err := assertion.Set(keys)
+	if err != nil {
+		return nil, fmt.Errorf("mosaic: %w", err)
+	}
+	return set, nil
 }
+
+// FromEnv returns the Config described by environment variables. getenv is os.Getenv, or adds a
+// prefix to their names. An empty variable counts as unset.
+//
+//	MOSAIC_CLIENT_ID          required
+//	MOSAIC_ENDPOINT           required; see [ParseEndpoint]
+//	MOSAIC_CLIENT_SECRET      one of these three, or only a certificate
+//	MOSAIC_CLIENT_SECRET_FILE
+//	MOSAIC_PRIVATE_KEY_FILE   with MOSAIC_KEY_ID, MOSAIC_SIGNING_ALGORITHM, MOSAIC_ASSERTION_AUDIENCE
+//	MOSAIC_CERTIFICATE_FILE   with MOSAIC_CERTIFICATE_KEY_FILE; alone, or beside one of the three
+//	MOSAIC_RESOURCE           optional
+//	MOSAIC_SCOPES             optional, separated by spaces
+//	MOSAIC_HOSTS              optional, separated by spaces
+//
+// Files are read by GetCredentials, and once here to find mistakes. The error names each variable
+// to set. It shows no secret.
+func FromEnv(getenv func(string) string) (*Config, error) {
+	secret := getenv("MOSAIC_CLIENT_SECRET")
+	f := Files{
+		ClientSecret:   getenv("MOSAIC_CLIENT_SECRET_FILE"),
+		PrivateKey:     getenv("MOSAIC_PRIVATE_KEY_FILE"),
+		Certificate:    getenv("MOSAIC_CERTIFICATE_FILE"),
+		CertificateKey: getenv("MOSAIC_CERTIFICATE_KEY_FILE"),
+		KeyID:          getenv("MOSAIC_KEY_ID"),
+	}
+	c := &Config{
+		ClientID:          getenv("MOSAIC_CLIENT_ID"),
+		SigningAlgorithm:  getenv("MOSAIC_SIGNING_ALGORITHM"),
+		AssertionAudience: getenv("MOSAIC_ASSERTION_AUDIENCE"),
+		Resource:          Resource(getenv("MOSAIC_RESOURCE")),
+		Scopes:            strings.Fields(getenv("MOSAIC_SCOPES")),
+		Hosts:             strings.Fields(getenv("MOSAIC_HOSTS")),
+	}
+	var p, byField problems
+	if endpoint := getenv("MOSAIC_ENDPOINT"); endpoint != "" {
+		if err := c.Endpoint.UnmarshalText([]byte(endpoint)); err != nil {
+			p.add("MOSAIC_ENDPOINT: %s", strings.TrimPrefix(err.Error(), "mosaic: "))
+			c.Endpoint = US // has no problem
+		}
+	}
+	if f == (Files{}) {
+		c.ClientSecret = secret
+	} else {
+		if secret != "" && f.ClientSecret != "" {
+			p.add("MOSAIC_CLIENT_SECRET and MOSAIC_CLIENT_SECRET_FILE exclude each other")
+		}
+		if f.PrivateKey == "" && (c.SigningAlgorithm != "" || c.AssertionAudience != "") {
+			p.add("MOSAIC_SIGNING_ALGORITHM and MOSAIC_ASSERTION_AUDIENCE need MOSAIC_PRIVATE_KEY_FILE")
+		}
+		c.GetCredentials = func(ctx context.Context) (Credentials, error) {
+			creds, err := f.Credentials(ctx)
+			creds.ClientSecret = cmp.Or(creds.ClientSecret, secret)
+			return creds, err
+		}
+		creds, err := c.GetCredentials(context.Background())
+		if err == nil {
+			creds.check(&byField, c.SigningAlgorithm)
+		} else if text := strings.TrimPrefix(err.Error(), "mosaic: "); strings.HasPrefix(text, "ClientSecret") {
+			p.add("MOSAIC_CLIENT_SECRET_FILE%s", strings.TrimPrefix(text, "ClientSecret"))
+		} else {
+			byField.add("%s", text)
+		}
+	}
+	_, rest := c.problems()
+	for _, text := range append(byField, rest...) {
+		own, quoted, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
+		p = append(p, variables.Replace(own)+text[len(own):len(text)-len(quoted)]+quoted)
+	}
+	if len(p) > 0 {
+		return nil, p.err("mosaic: invalid environment: ")
+	}
+	return c, nil
+}
+
+// variables maps the fields of a Config to the variables of FromEnv.
+var variables = strings.NewReplacer(
+	"ClientID", "MOSAIC_CLIENT_ID", "ClientSecret", "MOSAIC_CLIENT_SECRET(_FILE)", "PrivateKey", "MOSAIC_PRIVATE_KEY_FILE",
+	"KeyID", "MOSAIC_KEY_ID", "SigningAlgorithm", "MOSAIC_SIGNING_ALGORITHM", "AssertionAudience", "MOSAIC_ASSERTION_AUDIENCE",
+	"CertificateKey", "MOSAIC_CERTIFICATE_KEY_FILE", "Certificate", "MOSAIC_CERTIFICATE_FILE", "Endpoint", "MOSAIC_ENDPOINT", "Resource", "MOSAIC_RESOURCE", "Hosts", "MOSAIC_HOSTS",
+	"mosaic.EU", "eu",
+)
 
 // String returns c without its secret and its keys.
 func (c Config) String() string {
-	var b strings.Builder
-	field := func(name, format string, value any) {
-		if b.Len() > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, name+": "+format, value)
-	}
-	text := func(name, value string) {
-		if value != "" {
-			field(name, "%q", value)
-		}
-	}
-	secret := func(name string, set bool) {
+	var fields []string
+	add := func(name, format string, value any, set bool) {
 		if set {
-			field(name, "%s", redact.Mark)
+			fields = append(fields, fmt.Sprintf(name+": "+format, value))
 		}
 	}
-	list := func(name string, values []string) {
-		if len(values) > 0 {
-			field(name, "%q", values)
-		}
-	}
-	text("ClientID", c.ClientID)
-	secret("ClientSecret", c.ClientSecret != "")
-	secret("PrivateKey", c.PrivateKey != nil)
-	secret("Certificate", c.Certificate != nil)
-	text("KeyID", c.KeyID)
-	text("SigningAlgorithm", c.SigningAlgorithm)
-	text("AssertionAudience", c.AssertionAudience)
-	text("Endpoint", maskUser(string(c.Endpoint)))
-	text("Resource", string(c.Resource))
+	text := func(name, value string) { add(name, "%q", value, value != "") }
+	list := func(name string, values []string) { add(name, "%q", values, len(values) > 0) }
 	var hosts []string
 	for _, host := range c.Hosts {
 		hosts = append(hosts, maskUser(host))
 	}
+	text("ClientID", c.ClientID)
+	add("ClientSecret", "%s", redact.Mark, c.ClientSecret != "")
+	add("PrivateKey", "%s", redact.Mark, c.PrivateKey != nil)
+	add("Certificate", "%s", redact.Mark, c.Certificate != nil)
+	text("KeyID", c.KeyID)
+	text("SigningAlgorithm", c.SigningAlgorithm)
+	text("AssertionAudience", c.AssertionAudience)
+	add("GetCredentials", "%s", "set", c.GetCredentials != nil)
+	add("TLSClientAuth", "%t", true, c.TLSClientAuth)
+	text("Endpoint", maskUser(string(c.Endpoint)))
+	text("Resource", maskUser(string(c.Resource)))
 	list("Hosts", hosts)
 	list("Scopes", c.Scopes)
 	list("EndpointParams", slices.Sorted(maps.Keys(c.EndpointParams)))
-	return "mosaic.Config{" + b.String() + "}"
+	return "mosaic.Config{" + strings.Join(fields, ", ") + "}"
 }
 
 // Format writes [Config.String] for every verb and flag.
@@ -466,11 +798,25 @@ func (c Config) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
 // LogValue returns [Config.String].
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
-// MarshalText returns [Config.String], which is what encoders of JSON and YAML
-// write, too. It is not meant to be read back.
+// MarshalText returns [Config.String], also for encoders of JSON and YAML. It cannot be read back.
 func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// Claims are the claims of a Mosaic access token that its documentation names.
+// String returns c without its secret and its keys.
+func (c Credentials) String() string {
+	conf := Config{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, SigningAlgorithm: c.SigningAlgorithm, Certificate: c.Certificate}
+	return strings.Replace(conf.String(), "Config", "Credentials", 1)
+}
+
+// Format writes [Credentials.String] for every verb and flag.
+func (c Credentials) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
+
+// LogValue returns [Credentials.String].
+func (c Credentials) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// MarshalText returns [Credentials.String].
+func (c Credentials) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// Claims are the documented claims of a Mosaic access token.
 type Claims struct {
 	jwt.RegisteredClaims // Subject is the client ID; Issuer, Audience, ExpiresAt, IssuedAt and ID are set, too
 
@@ -486,156 +832,23 @@ type Claims struct {
 	Confirmation  *Confirmation `json:"cnf,omitempty"` // nil unless token binding is on
 }
 
-// Confirmation names the certificate that a token is bound to (RFC 8705 §3.1).
+// Confirmation names the certificate of a bound token (RFC 8705 §3.1).
 type Confirmation struct {
 	CertificateThumbprint string `json:"x5t#S256,omitempty"` // base64url SHA-256 of the certificate's DER
 }
 
-// ParseClaims reads the claims of t, for logs and decisions about one's own
-// token. It does not verify the signature: Mosaic is the audience of the token
-// and validates it. Never trust, on the strength of ParseClaims, a token that
-// somebody else has sent. The error is for a token that is no JWT, or has a claim
-// of another type than Mosaic or RFC 7519 documents; it does not hold the token.
+// ParseClaims reads the claims of t, for logs and for decisions about one's own token. It does not
+// verify the signature. Never use ParseClaims to authenticate a caller. It fails if the token is no
+// JWT, or if a claim's type is not the one in Mosaic's documentation or RFC 7519. The error does
+// not hold the token.
 func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	if t == nil {
 		return nil, errors.New("mosaic: cannot read the claims of a nil token")
 	}
 	claims := new(Claims)
 	_, _, err := jwt.NewParser().ParseUnverified(t.AccessToken, claims)
-	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) { // an algorithm that the library does not know
+	if err != nil && !errors.Is(err, jwt.ErrTokenUnverifiable) { // an algorithm unknown to the library
 		return nil, fmt.Errorf("mosaic: cannot read the token's claims: %s", redact.Peer(err.Error(), "", 300))
 	}
 	return claims, nil
-}
-
-// A requester makes token requests: what a valid Config becomes when a source or
-// a client is made of it. It is safe for concurrent use.
-type requester struct {
-	*grant.Client
-	conf *Config // a deep copy
-}
-
-func (c *Config) requester(ctx context.Context) (*requester, error) {
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	client := *contextClient(ctx)
-	d := c.clone()
-	r := &requester{
-		conf: d,
-		Client: &grant.Client{
-			ClientID:     d.ClientID,
-			ClientSecret: d.ClientSecret,
-			Certificate:  d.Certificate,
-			TokenURL:     d.tokenURL(),
-			Audience:     d.AssertionAudience,
-			Scopes:       d.Scopes,
-			Params:       d.EndpointParams,
-			HTTP:         &client,
-			Log:          d.Logger,
-		},
-	}
-	if c.PrivateKey != nil {
-		key, err := assertion.NewKey(c.PrivateKey, c.SigningAlgorithm, c.KeyID)
-		if err != nil {
-			return nil, fmt.Errorf("mosaic: %w", err)
-		}
-		r.Key = key
-	}
-	if err := r.Bind(); err != nil {
-		return nil, fmt.Errorf("mosaic: Certificate %w", err)
-	}
-	return r, nil
-}
-
-// contextClient returns the HTTP client that ctx carries, or the default one.
-func contextClient(ctx context.Context) *http.Client {
-	if ctx != nil {
-		if client, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && client != nil {
-			return client
-		}
-	}
-	return http.DefaultClient
-}
-
-// clone returns a deep copy, but for what only foreign code can copy: the
-// signers and the logger's handler.
-func (c *Config) clone() *Config {
-	d := *c
-	d.Hosts, d.Scopes = slices.Clone(c.Hosts), slices.Clone(c.Scopes)
-	d.EndpointParams = make(url.Values, len(c.EndpointParams))
-	for name, values := range c.EndpointParams {
-		d.EndpointParams[name] = slices.Clone(values)
-	}
-	if c.Certificate != nil {
-		cert := *c.Certificate
-		cert.Certificate = slices.Clone(cert.Certificate)
-		for i, der := range cert.Certificate {
-			cert.Certificate[i] = bytes.Clone(der)
-		}
-		cert.SupportedSignatureAlgorithms = slices.Clone(cert.SupportedSignatureAlgorithms)
-		cert.OCSPStaple = bytes.Clone(cert.OCSPStaple)
-		cert.SignedCertificateTimestamps = slices.Clone(cert.SignedCertificateTimestamps)
-		d.Certificate = &cert
-	}
-	d.Logger = slog.New(slog.DiscardHandler)
-	if c.Logger != nil {
-		d.Logger = slog.New(guard.Handler{Handler: c.Logger.Handler()})
-	}
-	return &d
-}
-
-// source returns a cached source of tokens for resource.
-func (r *requester) source(resource Resource) *refresh.Source {
-	return refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
-		return r.Token(ctx, string(resource), attempts)
-	}, r.logger(resource))
-}
-
-func (r *requester) logger(resource Resource) *slog.Logger {
-	return r.conf.Logger.With("endpoint", string(r.conf.Endpoint), "resource", string(resource))
-}
-
-// tokenURL is where the token is requested. Mosaic's guide for mTLS has another
-// path than its other guides.
-func (c *Config) tokenURL() string {
-	if c.Certificate != nil && c.ClientSecret == "" && c.PrivateKey == nil {
-		return c.Endpoint.URL("/cis/oidc/token")
-	}
-	return c.Endpoint.TokenURL()
-}
-
-// transport returns the RoundTripper of c's client over the caller's own.
-func (c *Config) transport(ctx context.Context, own http.RoundTripper) http.RoundTripper {
-	r, err := c.requester(ctx)
-	if err != nil {
-		return invalid{err}
-	}
-	if own == nil {
-		own = http.DefaultTransport
-	}
-	t := &bearer.Transport{Plain: own, Knows: r.conf.origins().has, Log: r.conf.Logger}
-	if bound := r.Bound(); bound != nil {
-		t.Bound = bound
-	}
-	resource := r.conf.Resource
-	sources := map[Resource]*refresh.Source{resource: r.source(resource)}
-	t.Source = func(*url.URL) *refresh.Source { return sources[resource] }
-	if resource == "" {
-		for _, resource := range services {
-			sources[resource] = r.source(resource)
-		}
-		t.Source = func(u *url.URL) *refresh.Source { return sources[resourceOf(u)] }
-	}
-	return t
-}
-
-// invalid is the transport of a client whose Config is invalid.
-type invalid struct{ err error }
-
-func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Body != nil {
-		req.Body.Close()
-	}
-	return nil, i.err
 }

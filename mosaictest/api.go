@@ -6,64 +6,76 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"example.com/mosaic"
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// services are the APIs, by the first segment of their path, that want a
-// token for their own resource.
+// services are the APIs with a resource of their own, by the first segment of their paths.
 var services = map[string]mosaic.Resource{
 	"verify": mosaic.IdentityVerification,
 	"risk":   mosaic.FraudPrevention,
 	"xdv":    mosaic.DataValidation,
 }
 
-// Handle mounts an API: h gets the requests that match pattern, one of
-// [http.ServeMux], once their token has been found valid for their path. It can
-// answer 401 for reasons of its own, such as a wrong password. A pattern cannot
-// be mounted twice (ServeMux panics); a handler of one of the server's own three
-// paths is never called.
+// Handle sets the handler of the API paths matching pattern, in the syntax of [http.ServeMux]. It
+// replaces an earlier handler of the same pattern; nil removes it. To simulate an outage of an API,
+// set a [Fault], and then the former handler again. To simulate a slow API, sleep in the handler.
 //
-// The request's body has been received whole, and its context ends with the
-// client's connection or with [Server.Close].
-func (s *Server) Handle(pattern string, h http.Handler) { s.apis.Handle(pattern, h) }
+// The server checks the token and reads the whole body before it calls h. The request's context
+// ends with the client's connection or with [Server.Close]. h never gets a token request or a
+// request for the signing keys: see [Server.Fail].
+func (s *Server) Handle(pattern string, h http.Handler) {
+	if f, ok := h.(Fault); ok {
+		h = f.checked()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handlers[pattern] = h
+	s.apis = new(http.ServeMux)
+	for pattern, h := range s.handlers {
+		if h != nil {
+			s.apis.Handle(pattern, h)
+		}
+	}
+}
 
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	rec := s.record(&s.apiRequests, w, r, body, nil)
-	w = rec
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
+	s.api(r).ServeHTTP(rec, r)
+	rec.note(http.StatusOK) // net/http's, for a handler that wrote nothing
+}
 
+// api returns the handler of an API call.
+func (s *Server) api(r *http.Request) http.Handler {
 	if r.URL.Path == "/cis/oidc/jwks" {
-		s.serveKeys(w)
-		return
+		return s.keys()
 	}
 	claims, err := s.authorize(r)
 	if err != nil {
-		// RFC 6750 §3: no error code where there was no token. Mosaic documents
-		// the body alone.
+		// RFC 6750 §3: no error code without a token. Mosaic documents the body only.
 		challenge := `Bearer error="invalid_token"`
 		if errors.Is(err, errNoToken) {
 			challenge = `Bearer realm="mosaictest"`
 		}
-		w.Header().Set("WWW-Authenticate", challenge)
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(http.StatusUnauthorized)
-		w.Write(mustMarshal(map[string]any{"message": err.Error(), "error_code": http.StatusUnauthorized}))
-		return
+		refusal := MessageError(http.StatusUnauthorized, err.Error())
+		refusal.Header.Set("WWW-Authenticate", challenge)
+		return refusal
 	}
-	if _, pattern := s.apis.Handler(r); pattern != "" {
-		s.apis.ServeHTTP(w, r)
-		rec.note(http.StatusOK) // what net/http sends for a handler that wrote nothing
-		return
+	s.mu.Lock()
+	apis := s.apis
+	s.mu.Unlock()
+	if _, pattern := apis.Handler(r); pattern != "" {
+		return apis
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Write(mustMarshal(map[string]any{
+	return jsonReply(http.StatusOK, map[string]any{
 		"method":    r.Method,
 		"path":      r.URL.RequestURI(),
 		"audience":  claims["aud"],
@@ -71,13 +83,12 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request) {
 		"scope":     claims["scope"],
 		"jti":       claims["jti"],
 		"exp":       claims["exp"],
-	}))
+	})
 }
 
 var errNoToken = errors.New("there is no bearer token")
 
-// authorize returns the claims of the request's token if that is valid for the
-// request's path.
+// authorize returns the claims of the request's token if it is valid for the request's path.
 func (s *Server) authorize(r *http.Request) (jwt.MapClaims, error) {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -92,16 +103,25 @@ func (s *Server) authorize(r *http.Request) (jwt.MapClaims, error) {
 			return nil, errors.New("the token is bound to a certificate that was not presented")
 		}
 	}
-	audience, _ := claims["aud"].(string)
-	service, _, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/") // an escaped slash ends no segment
+	service, _, _ := strings.Cut(strings.TrimLeft(r.URL.EscapedPath(), "/"), "/") // an escaped slash ends no segment
 	service, _ = url.PathUnescape(service)
-	own, _ := s.resource(audience)
-	accepted := audience == defaultAudience || own
-	if resource, ok := services[service]; ok {
-		accepted = audience == string(resource)
-	}
-	if !accepted {
+	audiences, _ := claims.GetAudience()
+	if !slices.ContainsFunc(audiences, func(aud string) bool { return accepts(service, mosaic.Resource(aud)) }) {
 		return nil, errors.New("the token's audience is that of another service")
 	}
 	return claims, nil
+}
+
+// accepts reports whether a service accepts tokens for audience. A service with a resource of its
+// own accepts only that, any other service everything except those.
+func accepts(service string, audience mosaic.Resource) bool {
+	if own, ok := services[service]; ok {
+		return audience == own
+	}
+	for _, other := range services {
+		if audience == other {
+			return false
+		}
+	}
+	return true
 }

@@ -2,43 +2,58 @@ package mosaictest_test
 
 import (
 	"context"
-	"encoding/json"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/oauth2"
 
 	"example.com/mosaic"
 	"example.com/mosaic/mosaictest"
 )
 
-// A test of code that calls an API of Mosaic's: the stand-in takes the place of
-// the endpoint, and sees what arrives.
+// Code that calls Mosaic calls the stand-in instead.
 func Example() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
+	client := srv.Config().Client(srv.Context(context.Background()))
 
-	cfg := srv.Config()
-	cfg.Resource = mosaic.FraudPrevention
-	client := cfg.Client(srv.Context(context.Background()))
-
-	resp, err := client.Get(srv.Endpoint().URL("/risk/v1/recommendation"))
+	res, err := client.Get(srv.Endpoint().URL("/risk/v1/recommendation"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer resp.Body.Close()
-	var saw struct{ Path, Audience string }
-	if err := json.NewDecoder(resp.Body).Decode(&saw); err != nil {
-		log.Fatal(err)
+	res.Body.Close()
+	for _, r := range srv.TokenRequests() {
+		fmt.Println(r.Status, r.Form.Get("resource"))
 	}
-	fmt.Println(resp.Status, saw.Path, saw.Audience)
-	fmt.Println(len(srv.TokenRequests()), "token request")
-	// Output:
-	// 200 OK /risk/v1/recommendation https://risk.identity.security
-	// 1 token request
+	// Output: 200 https://risk.identity.security
 }
 
-// An API of Mosaic's as the code under test expects it, behind the check of the
-// token.
+// In a test, Start also closes the server.
+func ExampleStart() {
+	_ = func(t *testing.T) {
+		srv := mosaictest.Start(t)
+		srv.FailNext(1, mosaictest.Fault{Status: http.StatusServiceUnavailable})
+		client := srv.Config().Client(srv.Context(t.Context()))
+		res, err := client.Get(srv.Endpoint().URL("/cis/v1/users"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+	}
+}
+
+// Handle mounts the API that the code under test calls.
 func ExampleServer_Handle() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -47,49 +62,309 @@ func ExampleServer_Handle() {
 	}))
 
 	client := srv.Config().Client(srv.Context(context.Background()))
-	resp, err := client.Get(srv.Endpoint().URL("/cis/v1/users/17"))
+	res, err := client.Get(srv.Endpoint().URL("/cis/v1/users/17"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer resp.Body.Close()
-	var user struct {
-		ID string `json:"user_id"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&user); err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(user.ID)
-	// Output: 17
+	defer res.Body.Close()
+	io.Copy(os.Stdout, res.Body)
+	// Output: {"user_id":"17"}
 }
 
-// An outage of the token endpoint, with an HTML page from the network's edge,
-// and its end.
+// A Fault is the outage of an API while it is mounted.
+func ExampleFault() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	client := srv.Config().Client(srv.Context(context.Background()))
+	works := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "[]") })
+
+	for _, answer := range []http.Handler{
+		works,
+		mosaictest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}}, Body: "too many"},
+		mosaictest.MessageError(http.StatusForbidden, "a role is missing"),
+		mosaictest.Fault{}, // the connection breaks
+		works,
+	} {
+		srv.Handle("GET /cis/v1/users", answer)
+		res, err := client.Get(srv.Endpoint().URL("/cis/v1/users"))
+		if err != nil {
+			fmt.Println("the connection broke")
+			continue
+		}
+		body, _ := io.ReadAll(res.Body)
+		res.Body.Close()
+		fmt.Println(res.StatusCode, string(body))
+	}
+	// Output:
+	// 200 []
+	// 429 too many
+	// 403 {"error_code":403,"message":"a role is missing"}
+	// the connection broke
+	// 200 []
+}
+
+// Fail is the outage of the token endpoint, Heal its end.
 func ExampleServer_Fail() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
-	post := func() string {
-		cfg := srv.Config()
-		resp, err := srv.Client().PostForm(cfg.Endpoint.TokenURL(), map[string][]string{
-			"grant_type":    {"client_credentials"},
-			"client_id":     {cfg.ClientID},
-			"client_secret": {cfg.ClientSecret},
-		})
-		if err != nil {
-			return err.Error()
-		}
-		resp.Body.Close()
-		return resp.Status
-	}
+	conf, ctx := srv.Config(), srv.Context(context.Background())
 
-	srv.Fail(mosaictest.Fault{
-		Status: http.StatusServiceUnavailable,
-		Header: http.Header{"Content-Type": {"text/html"}, "Retry-After": {"120"}},
-		Body:   "<html>",
-	})
-	fmt.Println(post())
+	srv.Fail(mosaictest.Fault{Status: http.StatusForbidden, Body: "<html>"})
+	_, err := conf.Token(ctx)
+	fmt.Println(err != nil)
+
 	srv.Heal()
-	fmt.Println(post())
+	_, err = conf.Token(ctx)
+	fmt.Println(err != nil)
 	// Output:
-	// 503 Service Unavailable
-	// 200 OK
+	// true
+	// false
+}
+
+// The token endpoint refuses one request, with a code of the test's choice.
+func ExampleOAuthError() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	srv.FailNext(1, mosaictest.OAuthError(http.StatusBadRequest, "unauthorized_client", "the application is disabled"))
+
+	_, err := srv.Config().Token(srv.Context(context.Background()))
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.ErrorCode, "-", refused.ErrorDescription)
+	}
+	// Output: unauthorized_client - the application is disabled
+}
+
+// The token endpoint refuses one request as Mosaic's services do.
+func ExampleMessageError() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	srv.FailNext(1, mosaictest.MessageError(http.StatusBadRequest, []string{"client_id is required"}))
+
+	_, err := srv.Config().Token(srv.Context(context.Background()))
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) {
+		fmt.Println(string(refused.Body))
+	}
+	// Output: {"message":["client_id is required"],"error_code":400}
+}
+
+// A secret is rotated while the process runs: it is in a file.
+func ExampleServer_AddSecret() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "secret")
+
+	conf := srv.Config()
+	first, second := conf.ClientSecret, "the second secret"
+	conf.ClientSecret, conf.GetCredentials = "", mosaic.Files{ClientSecret: file}.Credentials
+	for _, step := range []func() error{
+		func() error { return os.WriteFile(file, []byte(first), 0o600) },
+		func() error { srv.AddSecret(second); return nil },
+		func() error { return os.WriteFile(file, []byte(second), 0o600) },
+		func() error { srv.RevokeSecret(first); return nil },
+	} {
+		if err := step(); err != nil {
+			log.Fatal(err)
+		}
+		if _, err := conf.Token(srv.Context(context.Background())); err != nil {
+			log.Fatal(err)
+		}
+	}
+	fmt.Println(len(srv.TokenRequests()), "tokens")
+	// Output: 4 tokens
+}
+
+// A secret is revoked too early.
+func ExampleServer_RevokeSecret() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	conf := srv.Config()
+	srv.AddSecret("the second secret")
+	srv.RevokeSecret(conf.ClientSecret)
+
+	_, err := conf.Token(srv.Context(context.Background()))
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.ErrorCode)
+	}
+	// Output: invalid_client
+}
+
+// Two tenants, each with a client of its own.
+func ExampleServer_RegisterSecret() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	for id, secret := range map[string]string{"acme": "secret of acme", "globex": "secret of globex"} {
+		srv.RegisterSecret(id, secret)
+		conf := &mosaic.Config{ClientID: id, ClientSecret: secret, Endpoint: srv.Endpoint()}
+		tok, err := conf.Token(srv.Context(context.Background()))
+		if err != nil {
+			log.Fatal(err)
+		}
+		claims, err := mosaic.ParseClaims(tok)
+		fmt.Println(claims.ClientID, err)
+	}
+	// Unordered output:
+	// acme <nil>
+	// globex <nil>
+}
+
+// A client that signs assertions (private_key_jwt).
+func ExampleServer_RegisterKey() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conf := &mosaic.Config{ClientID: "acme", PrivateKey: key, Endpoint: srv.Endpoint()}
+	jwks, err := conf.JWKS()
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv.RegisterKey(conf.ClientID, jwks)
+
+	_, err = conf.Token(srv.Context(context.Background()))
+	fmt.Println(err)
+	// Output: <nil>
+}
+
+// A client with a self-signed certificate, and tokens that are bound to it.
+func ExampleServer_RegisterCertificate() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	cert, err := tls.LoadX509KeyPair("testdata/client.crt", "testdata/client.key")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv.RegisterCertificate("acme", cert.Leaf)
+	srv.BindTokens(true)
+
+	conf := &mosaic.Config{ClientID: "acme", Certificate: &cert, Endpoint: srv.Endpoint()}
+	client := conf.Client(srv.Context(context.Background()))
+	res, err := client.Get(srv.Endpoint().URL("/cis/v1/users"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	res.Body.Close()
+}
+
+// A client with a certificate of the company's own CA.
+func ExampleServer_RegisterCA() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	ca, err := os.ReadFile("testdata/ca.crt")
+	if err != nil {
+		log.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	srv.RegisterCA("acme", roots, "CN=acme")
+}
+
+// A service that was not configured for the application.
+func ExampleServer_RemoveResource() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	srv.RemoveResource(mosaic.FraudPrevention)
+
+	client := srv.Config().Client(srv.Context(context.Background()))
+	_, err := client.Get(srv.Endpoint().URL("/risk/v1/recommendation"))
+	var refused *oauth2.RetrieveError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.ErrorCode)
+	}
+	// Output: invalid_target
+}
+
+// Code that reads its permissions.
+func ExampleServer_SetClaims() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	srv.SetClaims(func(claims map[string]any) {
+		claims["ts_permissions"] = []string{"read:user", "write:user"}
+	})
+
+	tok, err := srv.Config().Token(srv.Context(context.Background()))
+	if err != nil {
+		log.Fatal(err)
+	}
+	claims, err := mosaic.ParseClaims(tok)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(claims.TSPermissions)
+	// Output: [read:user write:user]
+}
+
+// One token is refused before its expiry.
+func ExampleServer_RevokeToken() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	src := srv.Config().TokenSource(srv.Context(context.Background()))
+	tok, err := src.Token()
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv.RevokeToken(tok)
+
+	client := oauth2.NewClient(srv.Context(context.Background()), src)
+	res, err := client.Get(srv.Endpoint().URL("/cis/v1/users"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	res.Body.Close()
+	fmt.Println(res.Status)
+	// Output: 401 Unauthorized
+}
+
+// Code with a hard-coded region reaches the stand-in.
+func ExampleServer_ServeAs() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	srv.ServeAs(string(mosaic.EU))
+
+	conf := srv.Config()
+	conf.Endpoint = mosaic.EU
+	client := conf.Client(srv.Context(context.Background()))
+	res, err := client.Get("https://api.eu.transmitsecurity.io/cis/v1/users")
+	if err != nil {
+		log.Fatal(err)
+	}
+	res.Body.Close()
+	fmt.Println(res.Status, srv.APIRequests()[0].Host)
+	// Output: 200 OK api.eu.transmitsecurity.io
+}
+
+// Another process trusts the server through a file (SSL_CERT_FILE).
+func ExampleServer_Certificate() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	if err := os.WriteFile(filepath.Join(os.TempDir(), "mosaic.pem"), text, 0o600); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Requests of the preparation do not count.
+func ExampleServer_ForgetRequests() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	src := srv.Config().TokenSource(srv.Context(context.Background()))
+	if _, err := src.Token(); err != nil {
+		log.Fatal(err)
+	}
+	srv.ForgetRequests()
+
+	if _, err := src.Token(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(srv.TokenRequests()), "token requests")
+	// Output: 0 token requests
 }

@@ -2,211 +2,137 @@ package mosaictest
 
 import (
 	"context"
-	"crypto/x509"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 )
 
-// A Fault is what befalls a token request instead of Mosaic's answer, without a
-// look at what it asks for: a client assertion in it is not used up.
-//
-// With a Status, that is the answer, with Header and Body exactly as they are
-// given; no Content-Type is added, and the server's own Date only where Header
-// has no entry for it (one with no values means no Date at all). A
-// Content-Length above the length of Body is an answer that breaks off.
+// A Fault is an answer chosen by the test. [Server.Fail] and [Server.FailNext] answer token
+// requests with it, unchecked: no client assertion is used up. [Server.Handle] answers API calls
+// with it, after the check of the token.
 //
 // The zero Fault breaks the connection off without an answer.
 type Fault struct {
+	// Status is the status code of the answer, from 200 to 999. Zero: no answer.
 	Status int
+
+	// Header and Body are sent as they are, without a guessed Content-Type. The server adds a Date,
+	// unless Header has one; a nil Date sends none. With a Content-Length greater than the length
+	// of Body the answer breaks off.
 	Header http.Header
 	Body   string
 
-	// Hang means no answer, nor an end of the connection, until the client
-	// gives up or the server is closed. The other fields are then ignored.
+	// Hang gives no answer until the client gives up or the server is closed. It overrides the
+	// other fields.
 	Hang bool
 }
 
-func (f Fault) clone() Fault {
+// OAuthError returns an error of the token endpoint, with a code such as "invalid_client" (RFC 6749
+// §5.2). An empty description is left out.
+func OAuthError(status int, code, description string) Fault {
+	body := map[string]any{"error": code}
+	if description != "" {
+		body["error_description"] = description
+	}
+	return tokenReply(status, body)
+}
+
+// MessageError returns an error of Mosaic's services: a JSON object with message and error_code,
+// the status. Mosaic's documentation shows it for the token endpoint, too. The message is a string
+// on some of its pages, and an array of strings on others.
+func MessageError[M string | []string](status int, message M) Fault {
+	return jsonReply(status, map[string]any{"message": message, "error_code": status})
+}
+
+// tokenReply returns an answer of the token endpoint.
+func tokenReply(status int, body map[string]any) Fault {
+	reply := jsonReply(status, body)
+	reply.Header.Set("Cache-Control", "no-store") // RFC 6749 §5.1
+	return reply
+}
+
+func jsonReply(status int, body any) Fault {
+	return Fault{Status: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: string(must(json.Marshal(body)))}
+}
+
+// ServeHTTP answers r with f.
+func (f Fault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f = f.checked()
+	if f.Hang {
+		<-r.Context().Done()
+	}
+	if f.Hang || f.Status == 0 {
+		panic(http.ErrAbortHandler)
+	}
+	w.Header()["Content-Type"] = nil // net/http guesses none
+	maps.Copy(w.Header(), f.Header)
+	w.WriteHeader(f.Status)
+	w.Write([]byte(f.Body))
+}
+
+// checked returns a copy of f.
+func (f Fault) checked() Fault {
 	if f.Status != 0 && (f.Status < 200 || f.Status > 999) {
-		panic(fmt.Sprintf("mosaictest: a Fault with status %d, which is no answer's", f.Status))
+		panic(fmt.Sprintf("mosaictest: Fault: no answer has status %d", f.Status))
 	}
 	f.Header = f.Header.Clone()
 	return f
 }
 
-// Fail makes every token request from now on meet f, until [Server.Heal]. It
-// panics if f.Status is neither 0 nor from 200 to 999.
+// Fail answers all token requests with f until [Server.Heal]. For APIs see [Server.Handle].
 func (s *Server) Fail(f Fault) {
-	f = f.clone()
+	f = f.checked()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = &f
 }
 
-// FailNext makes the next n token requests meet f, after those of earlier
-// calls, and before the Fault of [Server.Fail] has its turn. It panics as Fail
-// does.
+// FailNext answers the next n token requests with f. Faults of earlier FailNext calls come first,
+// the one of [Server.Fail] last.
 func (s *Server) FailNext(n int, f Fault) {
-	f = f.clone()
+	f = f.checked()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults = append(s.faults, slices.Repeat([]Fault{f}, max(n, 0))...)
 }
 
-// Heal ends all faults. Requests that hang already go on hanging.
+// Heal removes all faults of the token endpoint. Hanging requests go on hanging.
 func (s *Server) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault, s.faults = nil, nil
 }
 
-// nextFault returns what the token request that has just arrived meets, or nil.
-func (s *Server) nextFault() *Fault {
+// nextFault returns the fault of the next token request, if there is one.
+func (s *Server) nextFault() (f Fault, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.faults) == 0 {
-		return s.fault
+	switch {
+	case len(s.faults) > 0:
+		f, s.faults = s.faults[0], s.faults[1:]
+		return f, true
+	case s.fault != nil:
+		return *s.fault, true
 	}
-	f := s.faults[0]
-	s.faults = s.faults[1:]
-	return &f
+	return Fault{}, false
 }
 
-// SetLatency sets how long the token endpoint takes to answer: before is the
-// time until the answer is made up (a token minted, the Date stamped), after the
-// time from then until it is sent. Both are zero at first. A wait ends with the
-// request or the server; the connection is then broken off.
+// SetLatency delays the answers to token requests, including faults. The endpoint waits for before,
+// makes the token and the Date, and waits for after. The default is zero for both. API calls are
+// not delayed. If the client gives up or the server is closed during a wait, there is no answer.
 func (s *Server) SetLatency(before, after time.Duration) {
 	s.set(func(c *settings) { c.before, c.after = before, after })
 }
 
-// wait blocks for d. Where ctx, the request's, ends first, no answer is sent.
+// wait blocks for d. If ctx, the request's, ends first, there is no answer.
 func wait(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+	timer, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	<-timer.Done()
+	if ctx.Err() != nil {
 		panic(http.ErrAbortHandler)
 	}
-}
-
-// A Request is one that has arrived. Its Header and Body are as they were
-// sent, credentials included. They are the server's own, not to be modified.
-type Request struct {
-	Time        time.Time // of its arrival, by the local clock
-	Method      string
-	RequestURI  string // path and query, as in http.Request
-	Host        string // that it was sent to
-	Proto       string // "HTTP/1.1" or "HTTP/2.0"
-	Header      http.Header
-	Body        []byte
-	Form        url.Values        // Body at the token endpoint, as far as it is a form; else nil
-	Certificate *x509.Certificate // that the client presented; nil if none
-	Status      int               // of the answer; 0 as long as there is none
-}
-
-// TokenRequests returns what has arrived at the token endpoint, in order.
-func (s *Server) TokenRequests() []Request { return s.requests(&s.tokenRequests) }
-
-// APIRequests returns what has arrived elsewhere, in order: API calls, whether
-// they were let in or not, and requests for the signing keys.
-func (s *Server) APIRequests() []Request { return s.requests(&s.apiRequests) }
-
-func (s *Server) requests(log *[]*Request) []Request {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]Request, len(*log))
-	for i, r := range *log {
-		out[i] = *r
-	}
-	return out
-}
-
-// record notes r in log. The answer's status is noted when it is written to
-// what record returns.
-func (s *Server) record(log *[]*Request, w http.ResponseWriter, r *http.Request, body []byte, form url.Values) *recorder {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	req := &Request{
-		Time:        time.Now(),
-		Method:      r.Method,
-		RequestURI:  r.URL.RequestURI(),
-		Host:        r.Host,
-		Proto:       r.Proto,
-		Header:      r.Header.Clone(), // a mounted handler may change its own
-		Body:        body,
-		Form:        form,
-		Certificate: presented(r),
-	}
-	*log = append(*log, req)
-	return &recorder{ResponseWriter: w, s: s, req: req}
-}
-
-type recorder struct {
-	http.ResponseWriter
-	s   *Server
-	req *Request
-}
-
-// note comes before the status is sent: whoever has an answer finds it noted.
-func (w *recorder) note(status int) {
-	w.s.mu.Lock()
-	defer w.s.mu.Unlock()
-	if w.req.Status == 0 && status >= 200 {
-		w.req.Status = status
-	}
-}
-
-func (w *recorder) WriteHeader(status int) {
-	w.note(status)
-	w.ResponseWriter.WriteHeader(status)
-}
-
-func (w *recorder) Write(p []byte) (int, error) {
-	w.note(http.StatusOK)
-	return w.ResponseWriter.Write(p)
-}
-
-// Flush makes a recorder an http.Flusher, as the ResponseWriter in it is.
-func (w *recorder) Flush() {
-	w.note(http.StatusOK)
-	w.ResponseWriter.(http.Flusher).Flush()
-}
-
-// Unwrap is for http.ResponseController.
-func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// An answer is one of the token endpoint, made up but not sent yet.
-type answer struct {
-	status int
-	header http.Header
-	body   string
-}
-
-// answer returns the one that f stands for.
-func (f *Fault) answer(ctx context.Context, date string) answer {
-	switch {
-	case f.Hang:
-		<-ctx.Done()
-		panic(http.ErrAbortHandler)
-	case f.Status == 0:
-		panic(http.ErrAbortHandler)
-	}
-	header := http.Header{"Date": {date}, "Content-Type": nil} // nil: net/http does not guess one
-	maps.Copy(header, f.Header)
-	return answer{f.Status, header, f.Body}
-}
-
-func (a answer) send(w http.ResponseWriter) {
-	maps.Copy(w.Header(), a.header)
-	w.WriteHeader(a.status)
-	w.Write([]byte(a.body))
 }

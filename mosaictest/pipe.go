@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A pipeListener leads dialers to its server without a socket.
+// A pipeListener connects dialers and a server without a socket.
 type pipeListener struct {
 	addr   pipeAddr
 	conns  chan net.Conn
@@ -26,7 +26,7 @@ func newPipeListener(addr string) *pipeListener {
 // dial is an http.Transport's DialContext.
 func (l *pipeListener) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if addr != string(l.addr) && !strings.HasSuffix(addr, "."+string(l.addr)) {
-		return nil, fmt.Errorf("mosaictest: an in-memory server's client reaches %s and its subdomains only, not %s", l.addr, addr)
+		return nil, fmt.Errorf("mosaictest: an in-memory server's client reaches %s and its subdomains only, not %s: see Server.ServeAs", l.addr, addr)
 	}
 	client, server := pipe(l.addr)
 	select {
@@ -60,11 +60,10 @@ type pipeAddr string
 func (pipeAddr) Network() string  { return "pipe" }
 func (a pipeAddr) String() string { return string(a) }
 
-// pipe is net.Pipe with a buffer, so that a write never waits for its reader.
-// With net.Pipe itself, closing a TLS connection waits up to five seconds for a
-// client that has stopped reading, as one does that leaves a response body
-// unread. httptest closes with a lock held, others wait for that lock, and such a
-// wait keeps a bubble's clock from going on: the five seconds never pass.
+// pipe is net.Pipe with a buffer: a write never waits for its reader. With net.Pipe, closing a TLS
+// connection waits up to five seconds for a client that has stopped reading, with a response body
+// left open. httptest closes with a lock held, others wait for this lock, and a wait for a lock
+// stops a bubble's clock: the five seconds never pass.
 func pipe(addr pipeAddr) (client, server net.Conn) {
 	up, down := newStream(), newStream()
 	return &pipeConn{addr, down, up}, &pipeConn{addr, up, down}
@@ -101,8 +100,7 @@ type stream struct {
 	buf      []byte
 	unread   bool      // the reader has closed its side
 	ended    bool      // the writer has: buf is the last
-	deadline time.Time // of the reader; zero for none
-	timer    *time.Timer
+	deadline time.Time // of the reader; zero: none
 }
 
 func newStream() *stream {
@@ -147,7 +145,6 @@ func (s *stream) end(byReader bool) {
 	defer s.mu.Unlock()
 	if byReader {
 		s.unread, s.buf = true, nil
-		s.stopTimer()
 	} else {
 		s.ended = true
 	}
@@ -157,17 +154,9 @@ func (s *stream) end(byReader bool) {
 func (s *stream) setDeadline(t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopTimer()
 	s.deadline = t
-	if d := time.Until(t); d > 0 && !s.unread {
-		s.timer = time.AfterFunc(d, s.changed.Broadcast)
+	if d := time.Until(t); d > 0 {
+		time.AfterFunc(d, s.changed.Broadcast)
 	}
 	s.changed.Broadcast()
-}
-
-func (s *stream) stopTimer() {
-	if s.timer != nil {
-		s.timer.Stop()
-		s.timer = nil
-	}
 }

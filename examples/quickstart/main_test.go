@@ -12,8 +12,7 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// quickstart runs the program, and fails the test if a token or the secret is
-// in what it prints.
+// quickstart runs the program, and fails t if a token or the secret is in its output.
 func quickstart(t testing.TB, ctx context.Context, env map[string]string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, errs strings.Builder
@@ -59,7 +58,7 @@ func TestWithoutAnEnvironmentItRunsAgainstTheStandIn(t *testing.T) {
 	if status != 0 || stderr != "" {
 		t.Fatalf("got status %d, stderr %q; want 0 and nothing", status, stderr)
 	}
-	want := `^The environment has no MOSAIC_CLIENT_ID: this is a stand-in for Mosaic on this machine\.` +
+	want := `^The environment has no MOSAIC_ variables: this is a stand-in for Mosaic on this machine\.` +
 		"\n\n" + shown(`https://127\.0\.0\.1:\d+`, "userid-api") + "$"
 	if !regexp.MustCompile(want).MatchString(stdout) {
 		t.Errorf("got\n%s\nwant\n%s", stdout, want)
@@ -68,8 +67,7 @@ func TestWithoutAnEnvironmentItRunsAgainstTheStandIn(t *testing.T) {
 
 func TestWithAnEnvironmentItGoesThere(t *testing.T) {
 	for _, resource := range []string{"", string(mosaic.IdentityVerification)} {
-		srv := mosaictest.NewServer()
-		defer srv.Close()
+		srv := mosaictest.Start(t)
 		env := environment(srv)
 		env["MOSAIC_RESOURCE"] = resource
 		audience := resource
@@ -98,26 +96,25 @@ func TestWhatIsWrongIsOneLineThatSaysWhatToDo(t *testing.T) {
 		want   string
 	}{
 		{"no ID", map[string]string{"MOSAIC_CLIENT_ID": ""},
-			"set MOSAIC_CLIENT_ID too, or unset all of MOSAIC_* to use the stand-in"},
+			"MOSAIC_CLIENT_ID is empty"},
 		{"no secret", map[string]string{"MOSAIC_CLIENT_SECRET": ""},
-			"set MOSAIC_CLIENT_SECRET too, or unset all of MOSAIC_* to use the stand-in"},
+			"set MOSAIC_CLIENT_SECRET(_FILE), MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE"},
 		{"no endpoint", map[string]string{"MOSAIC_ENDPOINT": ""},
-			"set MOSAIC_ENDPOINT too, or unset all of MOSAIC_* to use the stand-in"},
+			"MOSAIC_ENDPOINT is empty"},
 		{"a resource alone", map[string]string{"MOSAIC_CLIENT_ID": "", "MOSAIC_CLIENT_SECRET": "", "MOSAIC_ENDPOINT": "", "MOSAIC_RESOURCE": "https://orders.acme.com"},
-			"set MOSAIC_CLIENT_ID and MOSAIC_CLIENT_SECRET and MOSAIC_ENDPOINT too"},
+			"MOSAIC_CLIENT_ID is empty"},
 		{"an unknown region", map[string]string{"MOSAIC_ENDPOINT": "mars"},
-			`MOSAIC_ENDPOINT: mosaic: endpoint "mars" is no known name: want "sandbox"`},
-		{"a resource that is no URI", map[string]string{"MOSAIC_RESOURCE": "orders"},
-			`Resource "orders" is not an absolute URI`},
+			`MOSAIC_ENDPOINT: endpoint "mars" is no known name: want "sandbox"`},
+		{"a resource that is not a URI", map[string]string{"MOSAIC_RESOURCE": "orders"},
+			`MOSAIC_RESOURCE "orders" is not an absolute URI`},
 		{"a resource of nobody", map[string]string{"MOSAIC_RESOURCE": "https://orders.acme.com"},
-			"check Resource, which has to be configured for the application in Mosaic"},
+			`check Resource: "https://orders.acme.com" has to be configured for the application in Mosaic`},
 		{"a wrong secret", map[string]string{"MOSAIC_CLIENT_SECRET": "of another environment"},
 			"check ClientID and ClientSecret, and that both belong to this Endpoint"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			srv := mosaictest.NewServer()
-			defer srv.Close()
+			srv := mosaictest.Start(t)
 			env := environment(srv)
 			maps.Copy(env, tt.change)
 			status, stdout, stderr := quickstart(t, srv.Context(t.Context()), env)
@@ -133,14 +130,9 @@ func TestWhatIsWrongIsOneLineThatSaysWhatToDo(t *testing.T) {
 }
 
 func TestAServiceThatIsNotConfiguredEndsNothing(t *testing.T) {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
+	srv := mosaictest.Start(t)
 	srv.Handle("GET /cis/v1/users", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		srv.FailNext(1, mosaictest.Fault{ // for the token that is asked for next
-			Status: http.StatusBadRequest,
-			Header: http.Header{"Content-Type": {"application/json"}},
-			Body:   `{"error":"invalid_target"}`,
-		})
+		srv.RemoveResource(mosaic.FraudPrevention)
 	}))
 	status, stdout, stderr := quickstart(t, srv.Context(t.Context()), environment(srv))
 	if status != 0 || stderr != "" {
@@ -155,8 +147,7 @@ GET /risk/v1/recommendation  no token: this service is not configured for the ap
 }
 
 func TestAnOutageOfAnAPIIsAnError(t *testing.T) {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
+	srv := mosaictest.Start(t)
 	srv.Handle("GET /cis/v1/users", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		panic(http.ErrAbortHandler)
 	}))

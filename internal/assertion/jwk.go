@@ -9,12 +9,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/big"
+	"reflect"
 	"unicode/utf8"
 )
 
-// A JWK is a public key as a JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037
-// §2). There is no member that could hold a private one.
+// A JWK is a public key as a JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2). It has no member
+// for a private one.
 type JWK struct {
 	KeyType   string `json:"kty"`
 	Use       string `json:"use"`
@@ -26,18 +28,29 @@ type JWK struct {
 	N         string `json:"n,omitempty"`
 	E         string `json:"e,omitempty"`
 
-	// X5C is a certificate of this very key and then its chain, in DER, as in
-	// tls.Certificate's Certificate. It alone is in standard base64, as which
-	// encoding/json writes it (RFC 7517 §4.7).
+	// X5C is a certificate of this very key and then its chain, in DER. Unlike all else it is in
+	// standard base64 (RFC 7517 §4.7), as encoding/json writes it.
 	X5C [][]byte `json:"x5c,omitempty"`
 }
 
-// NewJWK returns the JWK of pub, a key that [PublicKey] or a certificate has.
-// The empty id is the key's RFC 7638 SHA-256 thumbprint; with an empty algorithm there is no
-// alg. An id that is not UTF-8 is refused, for JSON would change it.
+// CertificateJWK returns the JWK of a certificate's key with its chain, the certificate first. Keys
+// on P-384 and P-521 sign no assertions and get no alg.
+func CertificateJWK(pub crypto.PublicKey, chain [][]byte) (JWK, error) {
+	alg, _ := find(pub, "")
+	jwk, err := NewJWK(pub, alg.name, "")
+	jwk.X5C = chain
+	return jwk, err
+}
+
+// NewJWK returns the JWK of a client's public key. The empty id is the key's RFC 7638 SHA-256
+// thumbprint. Invalid UTF-8 is refused: JSON would change it.
 func NewJWK(pub crypto.PublicKey, algorithm, id string) (JWK, error) {
-	if !utf8.ValidString(id) {
-		return JWK{}, errors.New("KeyID is not valid UTF-8")
+	kind, err := kindOf(pub)
+	if err == nil && !utf8.ValidString(id) {
+		err = errors.New("KeyID is not valid UTF-8")
+	}
+	if err != nil {
+		return JWK{}, err
 	}
 	jwk := JWK{Use: "sig", KeyID: id, Algorithm: algorithm}
 	encode := base64.RawURLEncoding.EncodeToString
@@ -45,27 +58,21 @@ func NewJWK(pub crypto.PublicKey, algorithm, id string) (JWK, error) {
 	case *rsa.PublicKey:
 		jwk.KeyType, jwk.N, jwk.E = "RSA", encode(pub.N.Bytes()), encode(big.NewInt(int64(pub.E)).Bytes())
 	case *ecdsa.PublicKey:
-		key, err := pub.ECDH()
-		if err != nil {
-			return JWK{}, errors.New("an ECDSA key that is no point on P-256, P-384 or P-521 has no JWK")
-		}
-		xy := key.Bytes()[1:] // past the 4 that marks an uncompressed point (SEC 1 §2.3.3): x and y, of equal width
-		jwk.KeyType, jwk.Curve, jwk.X, jwk.Y = "EC", pub.Params().Name, encode(xy[:len(xy)/2]), encode(xy[len(xy)/2:])
+		point, _ := pub.Bytes()                                 // without an error, by kindOf
+		x, y := point[1:len(point)/2+1], point[len(point)/2+1:] // behind the 4 of an uncompressed one (SEC 1 §2.3.3)
+		jwk.KeyType, jwk.Curve, jwk.X, jwk.Y = "EC", kind, encode(x), encode(y)
 	case ed25519.PublicKey:
-		jwk.KeyType, jwk.Curve, jwk.X = "OKP", "Ed25519", encode(pub)
-	default:
-		return JWK{}, unknownType(pub)
+		jwk.KeyType, jwk.Curve, jwk.X = "OKP", kind, encode(pub)
 	}
 	if id == "" {
-		jwk.KeyID = jwk.thumbprint()
+		jwk.KeyID = jwk.Thumbprint()
 	}
 	return jwk, nil
 }
 
-// thumbprint returns the SHA-256 thumbprint (RFC 7638) in base64url.
-func (j JWK) thumbprint() string {
-	// RFC 7638 §3: the members that make up the key, in the order of their
-	// names. They are strings, for which Marshal has no error.
+// Thumbprint returns the SHA-256 thumbprint (RFC 7638) in base64url.
+func (j JWK) Thumbprint() string {
+	// RFC 7638 §3: the required members, ordered by name. Marshal has no error for strings.
 	text, _ := json.Marshal(struct {
 		Curve   string `json:"crv,omitempty"`
 		E       string `json:"e,omitempty"`
@@ -78,10 +85,24 @@ func (j JWK) thumbprint() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste
-// it, without a newline at its end.
-func Set(keys ...JWK) ([]byte, error) {
+// Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste it, without a
+// newline at its end. A key is in it once for each of its chains. Different keys with one kid are
+// an error.
+func Set(keys []JWK) ([]byte, error) {
+	var distinct []JWK
+	for _, key := range keys {
+		repeated := false
+		for _, other := range distinct {
+			if key.KeyID == other.KeyID && key.Thumbprint() != other.Thumbprint() {
+				return nil, fmt.Errorf("two different keys have the kid %.64q", key.KeyID)
+			}
+			repeated = repeated || reflect.DeepEqual(key, other)
+		}
+		if !repeated {
+			distinct = append(distinct, key)
+		}
+	}
 	return json.MarshalIndent(struct {
 		Keys []JWK `json:"keys"`
-	}{keys}, "", "  ")
+	}{distinct}, "", "  ")
 }

@@ -1,40 +1,57 @@
-// Package bearer gives each HTTP request the access token that it needs (RFC 6750).
+// Package bearer gives each HTTP request its access token (RFC 6750).
 package bearer
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
+	"sync"
+	"time"
 
 	"example.com/mosaic/internal/refresh"
 )
 
-// A Transport gives each request to a known origin the token for its URL. It is
-// safe for concurrent use.
+// A Transport gives each request to a known origin the token for its URL. It is safe for concurrent
+// use.
 type Transport struct {
-	Plain  http.RoundTripper              // the caller's own
-	Bound  http.RoundTripper              // presents a certificate to known origins; nil: Plain goes there, too
-	Knows  func(*url.URL) bool            // may tokens go to this origin?
-	Source func(*url.URL) *refresh.Source // of this URL's tokens
+	Plain  http.RoundTripper                       // the caller's own
+	Own    func(context.Context) http.RoundTripper // to known origins, for requests with an Authorization of their own
+	Knows  func(*url.URL) bool                     // may tokens go to this origin?
+	Source func(*url.URL) *refresh.Source          // of this URL's tokens
+	Idle   func()                                  // closes idle connections, except Plain's
 	Log    *slog.Logger
+
+	logOwn sync.Once // a request with an Authorization of its own was logged
+	mu     sync.Mutex
+	logged map[[2]string]bool // host and reason of requests without a token; guarded by mu
 }
 
-// RoundTrip sends req with a token, or as it is: to an unknown origin, or with an
-// Authorization of its own.
+// RoundTrip sends req with a token, or as it is: to an unknown origin, or with an Authorization of
+// its own.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
 		return t.Plain.RoundTrip(req) // for its error
 	}
-	if why := t.untrusted(req); why != "" {
-		t.Log.DebugContext(req.Context(), "mosaic: request goes without a token",
-			"why", why, "scheme", req.URL.Scheme, "host", req.URL.Host)
-		return send(t.Plain, req, req)
-	}
 	if hasAuthorization(req.Header) {
-		return send(t.known(), req, req)
+		t.logOwn.Do(func() { t.Log.Debug(sentWithout, "host", req.URL.Host, "reason", "it has an Authorization of its own") })
+		rt := t.Plain
+		if t.Knows(req.URL) {
+			rt = t.Own(req.Context())
+		}
+		return send(rt, req, req)
+	}
+	if reason := t.untrusted(req); reason != "" {
+		t.logWithout(req.URL.Host, reason)
+		return send(t.Plain, req, req)
 	}
 	source := t.Source(req.URL)
 	tok, err := source.Token(req.Context())
@@ -48,37 +65,29 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil && res != nil && res.StatusCode == http.StatusUnauthorized {
 		return t.unauthorized(source, tok, req, res)
 	}
+	if tok.Via != nil && isAlert(err) {
+		source.Replace(tok, pauseOther) // the server may have refused the certificate
+	}
 	return res, err
 }
 
-// CloseIdleConnections is called by the method of http.Client.
-func (t *Transport) CloseIdleConnections() {
-	type closer interface{ CloseIdleConnections() }
-	for _, rt := range []http.RoundTripper{t.Plain, t.Bound} {
-		if c, ok := rt.(closer); ok {
-			c.CloseIdleConnections()
-		}
-	}
-}
-
-// maxRedirects bounds a chain of redirects. An http.Client follows ten; a crafted
-// request can be its own cause.
+// maxRedirects bounds a chain of redirects. An http.Client follows ten; crafted redirects can be a
+// cycle.
 const maxRedirects = 100
 
-// untrusted returns the reason to send req without a token, or "". Every request
-// of a redirect counts: a foreign page must not make the client send a token with
-// DELETE /cis/….
+// untrusted returns the reason to send req without a token, or "". Every request of a redirect
+// counts: a foreign page must not make the client send a token with DELETE /cis/….
 func (t *Transport) untrusted(req *http.Request) (reason string) {
 	r := req
 	for range maxRedirects {
 		switch {
 		case r.URL == nil || !t.Knows(r.URL):
 			if r == req {
-				return "its origin is not known"
+				return "its origin is not known: check Endpoint, Resource and Hosts, and that the URL is https"
 			}
 			return "it was redirected by an origin that is not known"
-		case r.Host != "" && !strings.EqualFold(r.Host, r.URL.Host):
-			return "its Host is not that of its URL"
+		case r.Host != "" && (len(r.Host) != len(r.URL.Host) || !strings.EqualFold(r.Host, r.URL.Host)): // ſ folds to s
+			return "its Host is not that of its URL: in a ReverseProxy, use Rewrite with SetURL"
 		case r != req && (hasAuthorization(r.Header) || r.URL.User != nil):
 			return "the request before the redirect had an Authorization of its own"
 		case r.Response == nil:
@@ -94,37 +103,182 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 // hasAuthorization reports whether h has an Authorization, in any case.
 func hasAuthorization(h http.Header) bool {
 	for name := range h {
-		if len(name) == len("Authorization") && strings.EqualFold(name, "Authorization") {
+		if strings.EqualFold(name, "Authorization") {
 			return true
 		}
 	}
 	return false
 }
 
-// known returns the RoundTripper to known origins.
-func (t *Transport) known() http.RoundTripper {
-	if t.Bound != nil {
-		return t.Bound
+const (
+	sentWithout = "mosaic: request sent without a token"
+	maxLogged   = 32 // records of them: a caller's URLs may name any number of hosts
+)
+
+// logWithout warns of a request without a token, once for each host and reason.
+func (t *Transport) logWithout(host, reason string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if key := [2]string{host, reason}; !t.logged[key] && len(t.logged) < maxLogged {
+		if t.logged == nil {
+			t.logged = make(map[[2]string]bool)
+		}
+		t.logged[key] = true
+		t.Log.Warn(sentWithout, "host", host, "reason", reason)
 	}
-	return t.Plain
 }
 
-// sendWith sends a copy of req with the token and this body.
+// sendWith sends a copy of req with tok and body.
 func (t *Transport) sendWith(tok *refresh.Token, req *http.Request, body io.ReadCloser) (*http.Response, error) {
 	sent := *req
 	sent.Body = body
 	sent.Header = make(http.Header, len(req.Header)+1)
 	maps.Copy(sent.Header, req.Header)
 	sent.Header["Authorization"] = []string{tok.Authorization}
-	return send(t.known(), req, &sent)
+	return send(cmp.Or(tok.Via, t.Plain), req, &sent)
 }
 
-// send sends req, or a copy in its place. The response's Request is req: the token
-// stays here, and untrusted relies on it for redirects, whatever rt returns.
+// send sends sent, which is req or a copy of it. The response's Request is req: the caller does not
+// get the token, and untrusted relies on it in redirects.
 func send(rt http.RoundTripper, req, sent *http.Request) (*http.Response, error) {
 	res, err := rt.RoundTrip(sent)
 	if res != nil {
 		res.Request = req
 	}
 	return res, err
+}
+
+const (
+	// The least time between renewals for 401s. Without invalid_token a 401 seldom is for the
+	// token.
+	pauseInvalid = 10 * time.Second
+	pauseOther   = time.Minute
+
+	maxReplayWait = 5 * time.Second // a renewal takes well under one, and somebody waits
+)
+
+// unauthorized handles the 401 to a request with tok: it has tok replaced and, if that is safe,
+// sends req once more with the successor.
+func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req *http.Request, res *http.Response) (*http.Response, error) {
+	invalid, pause := saysInvalidToken(res.Header), pauseOther
+	if invalid {
+		pause = pauseInvalid
+	}
+	empty := req.Body == nil || req.Body == http.NoBody
+	done, coming := source.Replace(tok, pause)
+	if !coming || !(invalid || isRepeatable(req)) || !(empty || req.GetBody != nil) {
+		return res, nil
+	}
+	ctx, cancel := context.WithTimeout(req.Context(), maxReplayWait)
+	defer cancel()
+	if !readBody(ctx, res) {
+		return res, nil
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return res, nil
+	}
+	next, err := source.Token(ctx)
+	if err != nil || next.AccessToken == tok.AccessToken {
+		return res, nil
+	}
+	body := req.Body
+	if !empty {
+		if body, err = req.GetBody(); err != nil {
+			return res, nil
+		}
+	}
+	return t.sendWith(next, req, body)
+}
+
+const maxChallenges = 8 << 10 // bytes of all values of WWW-Authenticate
+
+// challenge matches a parameter of WWW-Authenticate, or a scheme (RFC 9110 §11.6.1).
+var challenge = regexp.MustCompile(`([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)|([\w-]+)`)
+
+// saysInvalidToken reports whether a 401 is for the token (RFC 6750 §3.1).
+func saysInvalidToken(h http.Header) bool {
+	rest := maxChallenges
+	for _, value := range h["Www-Authenticate"] {
+		value = value[:min(len(value), rest)]
+		rest -= len(value)
+		scheme := ""
+		for _, m := range challenge.FindAllStringSubmatch(value, -1) {
+			switch {
+			case m[3] != "":
+				scheme = m[3]
+			case strings.EqualFold(scheme, "Bearer") && strings.EqualFold(m[1], "error") && strings.Trim(m[2], `"`) == "invalid_token":
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isRepeatable reports whether net/http itself would repeat req on a broken connection. A 401 to
+// any other request may mean a wrong password, and a second attempt with it can lock a user out.
+func isRepeatable(req *http.Request) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	_, key := req.Header["Idempotency-Key"]
+	_, xKey := req.Header["X-Idempotency-Key"]
+	return key || xKey
+}
+
+const maxBody = 64 << 10 // of a 401, which has some hundred bytes
+
+var errSlowBody = errors.New("mosaic: the body of the 401 did not end in time")
+
+// readBody reads the body of a 401 into memory, to free its connection for the renewal. It reports
+// whether the body is whole. If not, res.Body has what was read and then the rest, or an error. A
+// body without an end is closed when ctx ends.
+func readBody(ctx context.Context, res *http.Response) bool {
+	body := res.Body
+	if body == nil {
+		return true
+	}
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { body.Close(); close(closed) })
+	head, err := io.ReadAll(io.LimitReader(body, maxBody+1))
+	inTime := stop()
+	if err == nil && len(head) <= maxBody {
+		body.Close()
+		res.Body = io.NopCloser(bytes.NewReader(head))
+		return true
+	}
+	rest := io.Reader(body)
+	if !inTime {
+		<-closed
+		err = cmp.Or(res.Request.Context().Err(), errSlowBody)
+	}
+	if err != nil {
+		rest = failing{err}
+	}
+	res.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(head), rest), body}
+	return false
+}
+
+// failing is a Reader of nothing but an error.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// isAlert reports whether err is a TLS alert of the server.
+func isAlert(err error) bool {
+	var e *net.OpError
+	return errors.As(err, &e) && e.Op == "remote error"
+}
+
+// CloseIdleConnections is called by the method of http.Client.
+func (t *Transport) CloseIdleConnections() {
+	if c, ok := t.Plain.(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+	t.Idle()
 }

@@ -1,11 +1,10 @@
-// Package grant makes token requests: one client_credentials grant (RFC 6749
-// §4.4) at a time, with its attempts, its reply and its errors.
+// Package grant makes token requests with the client credentials grant (RFC 6749 §4.4). Only this
+// package speaks to the token endpoint.
 package grant
 
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,8 +14,13 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/expiry"
@@ -24,88 +28,75 @@ import (
 	"example.com/mosaic/internal/mtls"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
-	"github.com/golang-jwt/jwt/v5"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 )
 
 const (
 	attemptTimeout = 10 * time.Second       // the token endpoint answers in well under one
-	requestTimeout = 30 * time.Second       // all attempts: what a caller may have to wait
+	requestTimeout = 30 * time.Second       // of all attempts: a caller may wait for it
 	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
-
-	// maxToken bounds an access token: servers commonly refuse a header of more
-	// than 8 or 16 KiB, and Mosaic's tokens have about one.
-	maxToken = 16 << 10
-
-	// maxSkew is how far the server's clock may seem from the local one before an
-	// assertion that was refused is dated by it. A server that takes none older
-	// than 15 s refuses one that was dated back by ten where the clocks differ by
-	// four: Date and iat are rounded down to the second.
-	maxSkew = 3 * time.Second
 )
 
-// A Client makes the token requests of one client. It is safe for concurrent use.
+// A Client makes the token requests of one source or client. After Init its fields are not
+// modified, and it is safe for concurrent use.
 type Client struct {
-	ClientID     string
-	ClientSecret string
-	Key          *assertion.Key
-	Certificate  *tls.Certificate
-	TokenURL     string
-	Audience     string // of assertions; empty: TokenURL
-	Scopes       []string
-	Params       url.Values
-	HTTP         *http.Client // a copy of the caller's
-	Log          *slog.Logger
+	ClientID string
+	TokenURL string // for a secret or a key
+	MTLSURL  string // for a certificate alone
+	Audience string // of assertions; empty: the URL posted to
+	Scopes   []string
+	Params   url.Values
+	Services map[string]string // resources by path segment, for hints; nil: the Config names one
 
-	bound *http.Transport // HTTP's transport's clone that presents Certificate; nil without one
-	leaf  string          // the x5t#S256 of Certificate
-	ahead atomic.Int64    // how far the server's clock is ahead of the local one, a time.Duration
+	// Fixed authenticates every attempt, unless there is Get. Get is called before each attempt and
+	// checks its own result.
+	Fixed *Credentials
+	Get   func(context.Context) (*Credentials, error)
 
-	keyCalls  *guard.Calls                // of Key's signer
-	certCalls *guard.Calls                // of Certificate's key
-	handshake atomic.Pointer[signerError] // what crypto/tls last got of Certificate's key, and makes text of
+	HTTP *http.Client // with a Transport; its Jar and CheckRedirect are not used
+	Log  *slog.Logger
+
+	pool    *mtls.Pool // over HTTP's Transport; nil: it cannot present a certificate
+	poolErr error
+	getting *guard.Calls  // of Get
+	asking  chan struct{} // has room for one call of ask; guards failed
+	failed  time.Time     // when ask last failed
+	latest  atomic.Pointer[prepared]
+	skew    atomic.Int64 // of the server's clock over the local one, a time.Duration
+
+	mu       sync.Mutex // guards the following, and changes of latest
+	obtained string     // the identity of the last token's credentials, a secret; empty: none yet, or TLSClientAuth
+	warned   time.Time  // when earlier credentials were last logged
 }
 
-// Bind prepares c. It clones HTTP's transport where there is a Certificate to
-// present.
-func (c *Client) Bind() error {
-	c.keyCalls, c.certCalls = guard.NewCalls(), guard.NewCalls()
-	if c.HTTP.Transport == nil {
-		c.HTTP.Transport = http.DefaultTransport
+// Init prepares c. It fails if a Fixed certificate cannot be presented.
+func (c *Client) Init() error {
+	c.getting, c.asking = guard.NewCalls(), make(chan struct{}, 1)
+	if c.Get != nil || c.Fixed.Certificate != nil {
+		c.pool, c.poolErr = mtls.NewPool(c.HTTP.Transport, c.Log)
 	}
-	if c.Certificate != nil {
-		bound, err := mtls.Bind(c.HTTP.Transport, c.Certificate, c.signHandshake)
-		if err != nil {
-			return err
-		}
-		c.leaf = mtls.Thumbprint(c.Certificate.Certificate[0])
-		c.bound, c.HTTP.Transport = bound, bound
+	if c.Get != nil {
+		return nil
 	}
-	return nil
+	_, err := c.prepare(c.Fixed)
+	return err
 }
 
-// Bound returns the transport that presents Certificate, or nil.
-func (c *Client) Bound() *http.Transport { return c.bound }
-
-// Token obtains one token for resource, in up to so many attempts. Its error is
-// an [*Error].
+// Token requests one token for resource, in at most attempts attempts. The error is an [*Error].
 func (c *Client) Token(caller context.Context, resource string, attempts int) (*refresh.Token, error) {
-	ctx, cancel := context.WithTimeout(caller, requestTimeout)
+	ctx, cancel := context.WithTimeout(caller, c.timeout(requestTimeout))
 	defer cancel()
-	again := false
-	for n := 1; ; n++ {
+	for n, redated := 1, false; ; n++ {
 		tok, failure := c.attempt(ctx, resource)
 		if failure == nil {
 			return tok, nil
 		}
-		failure.url, failure.attempts = c.TokenURL, n
+		failure.attempts = n
 		if err := ended(caller); err != nil {
 			return nil, failure.endedBy(err)
 		}
-		if failure.redated && !again {
-			again = true
-			n-- // with another date it is another assertion, not another try
+		if failure.redated && !redated {
+			redated = true
+			n-- // another assertion is no further attempt
 			continue
 		}
 		if !failure.transient || n >= attempts {
@@ -124,8 +115,16 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 	}
 }
 
-// ended returns the error of a context that has ended. The network's own timers
-// are set by its deadline, and may run out a moment before it is noticed.
+// timeout returns the lesser of d and the HTTP client's own Timeout.
+func (c *Client) timeout(d time.Duration) time.Duration {
+	if own := c.HTTP.Timeout; own > 0 {
+		return min(d, own)
+	}
+	return d
+}
+
+// ended returns ctx.Err(), or DeadlineExceeded from the deadline on: a dial can time out just
+// before its context does.
 func ended(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) && ctx.Err() == nil {
 		return context.DeadlineExceeded
@@ -133,177 +132,134 @@ func ended(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// attempt makes one request through x/oauth2.
-func (c *Client) attempt(ctx context.Context, resource string) (*refresh.Token, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+// An attempt is one request with prepared credentials.
+type attempt struct {
+	*Client
+	*prepared
+	resource       string
+	url            string
+	exchange       exchange
+	sent, received time.Time
+}
+
+func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Token, failure *Error) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout(attemptTimeout))
 	defer cancel()
+	a := &attempt{Client: c, resource: resource, url: c.TokenURL}
+	if a.prepared, failure = c.credentials(ctx); failure == nil {
+		if a.Secret == "" && a.Key == nil {
+			a.url = c.MTLSURL
+		}
+		tok, failure = a.run(ctx)
+	}
+	if failure != nil {
+		failure.url, failure.clientID = a.url, c.ClientID
+		return nil, failure
+	}
+	c.noteObtained(a.prepared)
+	return tok, nil
+}
+
+// run makes the request through x/oauth2.
+func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	cc := clientcredentials.Config{
-		ClientID:       c.ClientID,
-		ClientSecret:   c.ClientSecret,
-		TokenURL:       c.TokenURL,
-		Scopes:         c.Scopes,
-		EndpointParams: maps.Clone(c.Params),
+		ClientID:       a.ClientID,
+		ClientSecret:   a.Secret,
+		TokenURL:       a.url,
+		Scopes:         a.Scopes,
+		EndpointParams: make(url.Values),
 		AuthStyle:      oauth2.AuthStyleInParams,
 	}
-	if resource != "" {
-		cc.EndpointParams.Set("resource", resource)
+	maps.Copy(cc.EndpointParams, a.Params)
+	if a.resource != "" {
+		cc.EndpointParams.Set("resource", a.resource)
 	}
-	ahead := time.Duration(c.ahead.Load())
-	if c.Key != nil {
-		signed, failure := c.sign(ctx, ahead)
-		if failure != nil {
-			return nil, failure
+	skew := time.Duration(a.skew.Load())
+	if a.Key != nil {
+		signed, err := guard.Call(ctx, a.signing, "mosaic: PrivateKey", a.Log, func() (string, error) {
+			return a.Key.Sign(assertion.Claims{ClientID: a.ClientID, Audience: cmp.Or(a.Audience, a.url), Now: time.Now().Add(skew)})
+		})
+		if err != nil {
+			return nil, ownError("no client assertion: ", err, a.Secret)
 		}
 		cc.EndpointParams.Set("client_assertion_type", assertion.Type)
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	x := &exchange{base: c.HTTP.Transport}
-	client := *c.HTTP
-	client.Transport = x
-	client.Jar = nil
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	sent := time.Now()
-	t, err := cc.Token(context.WithValue(ctx, oauth2.HTTPClient, &client))
-	received := time.Now()
+	a.exchange.base = a.roundTripper(a.HTTP.Transport)
+	client := &http.Client{
+		Transport:     &a.exchange,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	a.sent = time.Now()
+	t, err := cc.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
+	a.received = time.Now()
 	if err != nil {
-		failure := c.explain(ctx, x, err)
-		if failure.retryAfter = x.retryAfter(); failure.retryAfter > 0 {
+		failure := a.explain(ctx, err)
+		if failure.retryAfter = a.exchange.retryAfter(); failure.retryAfter > 0 {
 			failure.what += "; retry after " + failure.retryAfter.String()
 		}
-		if c.Key != nil {
-			c.redate(failure, x, ahead, sent, received)
-		}
+		a.explainClock(failure, skew)
 		return nil, failure
 	}
-	tok, err := c.accept(t, sent, received, x.date())
+	tok, err := a.accept(t)
 	if err != nil {
-		return nil, &Error{what: "the reply holds no usable token: " + err.Error(), refused: true}
+		head, _ := a.exchange.head(a.Secret)
+		return nil, &Error{what: "the reply (" + head + ") holds no usable token: " + err.Error(), refused: true}
 	}
 	return tok, nil
 }
 
-// redate looks at the refusal of an assertion that was dated by a clock so far
-// ahead of the local one. Where the reply's Date shows that the server's is
-// another, the next assertion is dated by that.
-func (c *Client) redate(failure *Error, x *exchange, assumed time.Duration, sent, received time.Time) {
-	date := x.date()
-	if date.IsZero() || x.response.StatusCode != http.StatusBadRequest && x.response.StatusCode != http.StatusUnauthorized {
-		return
-	}
-	ahead := date.Sub(received)
-	if assumed >= ahead-maxSkew && assumed <= date.Sub(sent)+maxSkew {
-		c.ahead.Store(0) // it was not the date; or the Date is wrong, a proxy's
-		return
-	}
-	c.ahead.Store(int64(ahead))
-	failure.redated = true
-	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", ahead.Abs().Round(time.Second))
-}
+// maxToken bounds an access token: many servers refuse a header of more than 8 or 16 KiB, and
+// Mosaic's tokens have about one.
+const maxToken = 16 << 10
 
-// sign returns a new client assertion, dated so far ahead of the local clock.
-func (c *Client) sign(ctx context.Context, ahead time.Duration) (string, *Error) {
-	audience := cmp.Or(c.Audience, c.TokenURL)
-	signed, err := guard.Call(ctx, c.keyCalls, "mosaic: PrivateKey", c.Log, func() (string, error) {
-		return c.Key.Sign(assertion.Claims{ClientID: c.ClientID, Audience: audience, Now: time.Now().Add(ahead)})
-	})
-	if err == nil {
-		return signed, nil
-	}
-	return "", &Error{what: "no client assertion: " + c.own(err), cause: signerError{err}, transient: errors.Is(err, guard.ErrLate)}
-}
+// b64token is the syntax of an access token (RFC 6750 §2.1).
+var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-// own returns the text of an error of the caller's own side.
-func (c *Client) own(err error) string {
-	text := strings.TrimPrefix(fmt.Sprint(err), "mosaic: ") // not err.Error(), which may panic
-	return redact.Own(text, c.ClientSecret, maxText)
-}
-
-// signHandshake returns what sign does, which calls the key of Certificate. It
-// has less time than an attempt, so that there is some left to say what failed:
-// net/http ends a handshake by a context of its own. crypto/tls makes text of an
-// error in a goroutine where an Error method must not panic.
-func (c *Client) signHandshake(sign func() ([]byte, error)) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout-time.Second)
-	defer cancel()
-	signature, err := guard.Call(ctx, c.certCalls, "mosaic: the private key of Certificate", c.Log, sign)
-	if err != nil {
-		c.handshake.Store(&signerError{err})
-		return nil, errors.New(fmt.Sprint(err))
-	}
-	return signature, nil
-}
-
-// A signerError is a signer's error, in which errors.Is finds everything but the
-// end of a context: that would pass for the caller's.
-type signerError struct{ error }
-
-func (e signerError) As(target any) bool { return errors.As(e.error, target) }
-func (e signerError) Is(target error) bool {
-	return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(e.error, target)
-}
-
-// accept returns the token of a reply, if it can be used.
-func (c *Client) accept(t *oauth2.Token, sent, received, date time.Time) (*refresh.Token, error) {
+// accept returns the token of a reply, or says why it cannot be used.
+func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	switch {
 	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer"):
-		if tokenType.MatchString(t.TokenType) {
-			return nil, fmt.Errorf("its token_type is %q, not Bearer", t.TokenType)
-		}
-		return nil, errors.New("its token_type is not Bearer")
+		return nil, fmt.Errorf("its token_type is %q, not Bearer", redact.Peer(t.TokenType, a.Secret, 20))
 	case len(t.AccessToken) > maxToken:
 		return nil, fmt.Errorf("it has %d bytes, more than any header takes", len(t.AccessToken))
-	case !isB64Token(t.AccessToken):
+	case !b64token.MatchString(t.AccessToken):
 		return nil, errors.New("it holds characters that no Bearer token may have (RFC 6750 §2.1)")
-	}
-	if err := c.checkBinding(t); err != nil {
-		return nil, err
-	}
-	var expiresIn time.Duration
-	if !t.Expiry.IsZero() {
-		expiresIn = t.Expiry.Sub(received).Round(time.Second) // x/oauth2 has counted it from when it read the reply
 	}
 	end, life, err := expiry.Of(expiry.Reply{
 		AccessToken: t.AccessToken,
-		ExpiresIn:   expiresIn,
-		Sent:        sent,
-		Received:    received,
-		Date:        date,
+		ExpiresIn:   t.Expiry.Sub(a.received).Round(time.Second), // x/oauth2 counts from the reply; far below zero: none
+		Sent:        a.sent,
+		Received:    a.received,
+		Date:        a.exchange.date(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	t.Expiry = end
-	return &refresh.Token{
-		Token:         *t,
-		Authorization: "Bearer " + t.AccessToken,
-		Sent:          sent,
-		Lifetime:      life,
-	}, nil
-}
-
-// tokenType is what a token_type looks like (DPoP, mac, N_A), and no token does.
-var tokenType = regexp.MustCompile(`^[A-Za-z_]{1,12}$`)
-
-// isB64Token reports whether s has the syntax of RFC 6750 §2.1.
-func isB64Token(s string) bool {
-	body := strings.TrimRight(s, "=")
-	return body != "" && !strings.ContainsFunc(body, func(c rune) bool {
-		return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-._~+/", c))
-	})
-}
-
-// checkBinding refuses a token that is bound to another certificate than ours:
-// Mosaic has then seen another one in the handshake.
-func (c *Client) checkBinding(t *oauth2.Token) error {
-	if c.leaf == "" {
-		return nil
+	tok := &refresh.Token{Token: *t, Authorization: "Bearer " + t.AccessToken, Sent: a.sent, Lifetime: life}
+	tok.Expiry = end
+	if a.Certificate != nil {
+		tok.Via = a.via
+		err = a.bind(tok)
 	}
-	claims := jwt.MapClaims{} // whatever types they have: they are for Mosaic to judge
-	_, _, _ = jwt.NewParser().ParseUnverified(t.AccessToken, claims)
+	return tok, err
+}
+
+// bind lets tok end no later than our certificate. It fails if tok is bound to another.
+func (a *attempt) bind(tok *refresh.Token) error {
+	claims := jwt.MapClaims{} // their types are for Mosaic to judge
+	_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, claims)
 	confirmation, _ := claims["cnf"].(map[string]any)
-	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != c.leaf {
-		return errors.New("it is bound to another certificate than Config.Certificate: something on the way ends the TLS connection")
+	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != a.Certificate.Thumbprint {
+		return errors.New("it is bound to a different certificate: is a proxy terminating TLS?")
+	}
+	if end := a.Certificate.Leaf.NotAfter; end.Before(tok.Expiry) {
+		left := end.Sub(a.received)
+		tok.Expiry, tok.Lifetime = end, min(tok.Lifetime, left)
+		if left < time.Second {
+			return fmt.Errorf("it would end with Certificate, at %s", end.UTC().Format(time.RFC3339))
+		}
 	}
 	return nil
 }

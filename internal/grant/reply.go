@@ -1,163 +1,201 @@
 package grant
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic/internal/redact"
 )
 
+// maxReply bounds the body of a reply. A token response has about two KiB.
+const maxReply = 1 << 20
+
+// An exchange is the RoundTripper of one attempt. It reads the whole reply: a body broken off is a
+// transport error like any other.
+type exchange struct {
+	base   http.RoundTripper
+	err    error // of the transport; the rest is of the reply, if one began
+	status int
+	header http.Header
+	media  string // its media type
+	isHTML bool
+	isJSON bool
+}
+
+func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := x.base.RoundTrip(req)
+	if err == nil && res == nil {
+		err = errors.New("the RoundTripper returned nothing")
+	}
+	if err == nil {
+		x.status, x.header = res.StatusCode, res.Header
+		x.media, _, _ = mime.ParseMediaType(res.Header.Get("Content-Type"))
+		x.isHTML = x.media == "text/html" || x.media == "application/xhtml+xml"
+		var body []byte
+		switch {
+		case res.Body == nil: // of another RoundTripper than net/http's
+		case res.StatusCode == http.StatusSwitchingProtocols: // its body is the connection; no context ends it
+			res.Body.Close()
+		default:
+			body, err = io.ReadAll(io.LimitReader(res.Body, maxReply))
+			res.Body.Close()
+		}
+		x.isJSON = json.Valid(body)
+		res.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	if x.err = err; err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// date returns the reply's Date, or zero.
+func (x *exchange) date() time.Time {
+	date, _ := http.ParseTime(x.header.Get("Date"))
+	return date
+}
+
+const maxRetryAfter = 366 * 24 * time.Hour
+
+// retryAfter returns the wait requested by the reply (RFC 9110 §10.2.3), or zero.
+func (x *exchange) retryAfter() time.Duration {
+	value := x.header.Get("Retry-After")
+	seconds, err := strconv.Atoi(value)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return min(time.Duration(max(seconds, 0)), maxRetryAfter/time.Second) * time.Second
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now := x.date() // the server's clock, if it tells
+	if now.IsZero() {
+		now = time.Now()
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
+}
+
 const (
 	maxText   = 300 // bytes of foreign text in an error
 	maxServer = 64  // of them, of the Server header
 )
 
-// A reply is what may be shown of a reply without a token.
-type reply struct {
-	status    int
-	isJSON    bool
-	isHTML    bool
-	code      string // of RFC 6749 §5.2
-	text      string // of the peer, under the rule of package redact
-	requestID string
-	retrieve  *oauth2.RetrieveError // with nothing else than the above
-}
-
 // errorCode is the form of the codes of RFC 6749 and its extensions.
 var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 
-// requestIDs are the headers with an ID that a peer's support asks for.
+// requestIDs are the headers with an ID for a peer's support.
 var requestIDs = []string{"X-Request-Id", "X-Correlation-Id", "Cf-Ray", "X-Amzn-Requestid", "X-Azure-Ref", "Traceparent"}
 
-// choose returns what may be shown of a reply, given what x/oauth2 has read.
-func choose(e *oauth2.RetrieveError, secret string) *reply {
-	peer := func(s string) string { return redact.Peer(s, secret, maxText) }
-	media, _, _ := mime.ParseMediaType(e.Response.Header.Get("Content-Type"))
-	r := &reply{
-		status: e.Response.StatusCode,
-		isJSON: json.Valid(e.Body),
-		isHTML: isHTML(e.Response),
-		code:   e.ErrorCode, // of a form, too
-	}
-	description := e.ErrorDescription
-	var members map[string]json.RawMessage
-	if r.isJSON {
-		_ = json.Unmarshal(e.Body, &members) // none if it is no object
-		r.code, description = text(members["error"]), text(members["error_description"])
-	}
-	body := make(map[string]any)
-	if errorCode.MatchString(r.code) {
-		r.text = peer(description)
-		body["error"] = r.code
-	} else {
-		r.code = ""
-	}
-	if r.text != "" {
-		body["error_description"] = r.text
-	} else if message, shown := messageOf(members["message"], secret); shown != "" {
-		r.text, body["message"] = shown, message
-	} else if media == "text/plain" && r.code == "" && !r.isJSON {
-		r.text = peer(strings.TrimSpace(string(e.Body)))
-	}
-	var number int
-	if json.Unmarshal(members["error_code"], &number) == nil {
-		body["error_code"] = number
-	} else if s := peer(text(members["error_code"])); s != "" {
-		body["error_code"] = s
-	}
-
-	header := make(http.Header)
-	show := func(name, value string) {
-		if value != "" {
-			header.Set(name, value)
-		}
-	}
-	for _, name := range requestIDs {
-		id := redact.RequestID(e.Response.Header.Get(name), secret)
-		show(name, id)
-		r.requestID = cmp.Or(r.requestID, id)
-	}
-	show("Content-Type", peer(media))
-	show("Server", redact.Peer(e.Response.Header.Get("Server"), secret, maxServer))
-	for _, name := range []string{"Date", "Retry-After", "Via"} {
-		show(name, peer(e.Response.Header.Get(name)))
-	}
-	encoded, _ := json.Marshal(body) // of strings, lists of them and a number: no error
-	r.retrieve = &oauth2.RetrieveError{
-		Response: &http.Response{
-			Status:     statusText(r.status),
-			StatusCode: r.status,
-			Header:     header,
-			Body:       http.NoBody,
-		},
-		Body:      encoded,
-		ErrorCode: r.code,
-	}
-	if r.code != "" && body["message"] == nil {
-		r.retrieve.ErrorDescription = r.text
-	}
-	return r
+// A refusal has the members of an error reply for show: those of RFC 6749 and those of Mosaic's
+// services.
+type refusal struct {
+	Code        string `json:"error,omitempty"`
+	Description string `json:"error_description,omitempty"`
+	Message     any    `json:"message,omitempty"`    // a string or an array of strings
+	Number      any    `json:"error_code,omitempty"` // or a string
 }
 
-// messageOf returns what may be shown of the message member of Mosaic's services, a
-// string or an array of strings: in its own type, and as one text.
-func messageOf(member json.RawMessage, secret string) (message any, shown string) {
-	var list []string
-	if json.Unmarshal(member, &list) != nil || list == nil {
-		shown = redact.Peer(text(member), secret, maxText)
+// show returns a line for an error, and a RetrieveError. Both hold only text chosen for show.
+func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, shown *oauth2.RetrieveError) {
+	peer := func(s string) string { return redact.Peer(s, secret, maxText) }
+	said := refusal{Code: e.ErrorCode, Description: e.ErrorDescription} // as x/oauth2 reads a form
+	_ = json.Unmarshal(e.Body, &said)                                   // members of another type stay empty
+	var may refusal
+	text := ""
+	if errorCode.MatchString(said.Code) {
+		may.Code, may.Description = said.Code, peer(said.Description)
+		text = may.Description
+	}
+	if text == "" {
+		text, may.Message = message(said.Message, secret)
+	}
+	if text == "" && may.Code == "" && x.media == "text/plain" && !x.isJSON {
+		text = peer(strings.TrimSpace(string(e.Body)))
+	}
+	switch v := said.Number.(type) {
+	case float64:
+		may.Number = v
+	case string:
+		may.Number = peer(v)
+	}
+	shown = &oauth2.RetrieveError{ErrorCode: may.Code, ErrorDescription: may.Description}
+	shown.Body, _ = json.Marshal(may) // of numbers, strings and lists of them: no error
+
+	line, header := x.head(secret)
+	shown.Response = &http.Response{Status: statusText(x.status), StatusCode: x.status, Header: header, Body: http.NoBody}
+	separator := ": "
+	if may.Code != "" {
+		line += separator + may.Code
+		separator = ", "
+	}
+	if text != "" {
+		line += separator + `"` + text + `"`
+	}
+	return line, shown
+}
+
+// head returns the status, the request ID and, unless the reply is JSON, the Server as one line,
+// and the header chosen for show.
+func (x *exchange) head(secret string) (line string, shown http.Header) {
+	shown = make(http.Header)
+	set := func(name, value string) string {
+		if value != "" {
+			shown.Set(name, value)
+		}
+		return value
+	}
+	for _, name := range []string{"Date", "Retry-After", "Via"} {
+		set(name, redact.Peer(x.header.Get(name), secret, maxText))
+	}
+	set("Content-Type", redact.Peer(x.media, secret, maxText))
+	line = statusText(x.status)
+	requestID := ""
+	for _, name := range requestIDs {
+		requestID = cmp.Or(requestID, set(name, redact.RequestID(x.header.Get(name), secret)))
+	}
+	if requestID != "" {
+		line += ", request ID " + requestID
+	}
+	if server := set("Server", redact.Peer(x.header.Get("Server"), secret, maxServer)); server != "" && !x.isJSON {
+		line += ", server " + server
+	}
+	return line, shown
+}
+
+// message returns the presentable part of a message, as one text and in its own type.
+func message(member any, secret string) (shown string, own any) {
+	if s, ok := member.(string); ok {
+		shown = redact.Peer(s, secret, maxText)
 		return shown, shown
 	}
-	var parts []string
-	rest := maxText
-	for _, element := range list {
-		part := redact.Peer(element, secret, rest)
-		parts = append(parts, part)
-		if rest -= len(part) + len("; "); rest <= len("…") {
-			break
+	var list []string
+	elements, _ := member.([]any)
+	for rest := maxText; len(elements) > 0 && rest > len("…"); elements = elements[1:] {
+		if s, _ := elements[0].(string); s != "" {
+			s = redact.Peer(s, secret, rest)
+			list = append(list, s)
+			rest -= len(s) + len("; ")
 		}
 	}
-	return parts, strings.Join(parts, "; ")
-}
-
-// text returns the string that member is, or "".
-func text(member json.RawMessage) (s string) {
-	_ = json.Unmarshal(member, &s)
-	return s
-}
-
-func isHTML(res *http.Response) bool {
-	media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type"))
-	return media == "text/html" || media == "application/xhtml+xml"
+	if list == nil {
+		return "", nil
+	}
+	return strings.Join(list, "; "), list
 }
 
 // statusText returns a status code with net/http's words, not the server's.
 func statusText(code int) string {
 	return strings.TrimSpace(fmt.Sprint(code, " ", http.StatusText(code)))
-}
-
-// String returns r as the part of an error's line.
-func (r *reply) String() string {
-	s := statusText(r.status)
-	if r.requestID != "" {
-		s += ", request ID " + r.requestID
-	}
-	if server := r.retrieve.Response.Header.Get("Server"); server != "" && !r.isJSON {
-		s += ", server " + server
-	}
-	switch {
-	case r.code != "" && r.text != "":
-		s += ": " + r.code + `, "` + r.text + `"`
-	case r.code != "":
-		s += ": " + r.code
-	case r.text != "":
-		s += `: "` + r.text + `"`
-	}
-	return s
 }

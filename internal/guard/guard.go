@@ -1,5 +1,5 @@
-// Package guard calls foreign code: signers, callbacks and log handlers. It may
-// hang, panic, or end its goroutine.
+// Package guard calls foreign code: signers, callbacks and log handlers. Such code may hang, panic,
+// or end its goroutine.
 package guard
 
 import (
@@ -8,34 +8,33 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	atOnce = 4 // calls of one function: more than one, for parallel TLS handshakes; few, for each can hang
-
-	// patience is the age from which a call counts as one that never returns.
-	patience = 5 * time.Second
+	atOnce   = 4               // calls of one function: parallel TLS handshakes need several; each can hang, so few
+	patience = 5 * time.Second // from this age on a call counts as hung
 )
 
 // Calls bounds the calls of one function. Another function has Calls of its own.
 type Calls struct {
-	slots chan struct{}
-	hung  atomic.Int32
+	slots  chan struct{}
+	newest atomic.Pointer[time.Time] // when the newest call began; nil: one has returned since
 }
 
 // NewCalls returns Calls for a function called by up to four goroutines at a time.
 func NewCalls() *Calls { return &Calls{slots: make(chan struct{}, atOnce)} }
 
-// ErrLate is in the error of a [Call] whose function did not return in time.
+// ErrLate is wrapped by the error of a late function.
 var ErrLate = errors.New("did not return in time")
 
-// Call returns f's result. It waits for a slot and for f until ctx ends, and does
-// not wait if every slot has hung. The name is f's, in errors and in the log.
+// Call returns f's result. Until ctx ends it waits for one of the slots and for f; if the calls in
+// all slots hang, it does not wait. The name is f's, in errors and in the log.
 func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logger, f func() (T, error)) (result T, err error) {
 	late := fmt.Errorf("%s %w", name, ErrLate)
-	if calls.hung.Load() == atOnce {
+	if begun := calls.newest.Load(); len(calls.slots) == atOnce && begun != nil && time.Since(*begun) >= patience {
 		return result, late
 	}
 	select {
@@ -43,14 +42,13 @@ func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logge
 	case <-ctx.Done():
 		return result, late
 	}
-	old := time.AfterFunc(patience, func() { calls.hung.Add(1) })
+	begun := time.Now()
+	calls.newest.Store(&begun)
 	done := make(chan struct{})
 	var got T
 	var gotErr error
 	Go(name, log, f, func(result T, err error) {
-		if !old.Stop() {
-			calls.hung.Add(-1)
-		}
+		calls.newest.Store(nil) // or the next four calls would look hung between taking a slot and the Store above
 		<-calls.slots
 		got, gotErr = result, err
 		close(done)
@@ -63,8 +61,8 @@ func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logge
 	}
 }
 
-// Go calls f in a goroutine of its own, and then done with f's result, or with an
-// error if f panicked or ended its goroutine.
+// Go calls f in a goroutine of its own, and then done with f's result, or with an error if f
+// panicked or ended its goroutine.
 func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, error)) {
 	go func() {
 		var result T
@@ -80,28 +78,32 @@ func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, 
 	}()
 }
 
-// A Handler passes each record to its own Handler in a goroutine, so that it may
-// block, panic, or call the very code that logs.
-type Handler struct{ slog.Handler }
+// A Handler calls To in a goroutine for each record: it may block, panic, or call the very code it
+// logs for. Attributes of Logger.With are put into each record. Groups are not supported.
+type Handler struct {
+	To    slog.Handler
+	attrs []slog.Attr
+}
 
 // Enabled leaves the question to Handle.
 func (h Handler) Enabled(context.Context, slog.Level) bool { return true }
 
-// Handle does not wait, and never fails.
 func (h Handler) Handle(ctx context.Context, r slog.Record) error {
 	go func() {
 		defer func() { _ = recover() }()
-		if h.Handler.Enabled(ctx, r.Level) {
-			_ = h.Handler.Handle(ctx, r)
+		if !h.To.Enabled(ctx, r.Level) {
+			return
 		}
+		full := slog.NewRecord(r.Time, r.Level, r.Message, r.PC)
+		full.AddAttrs(h.attrs...)
+		r.Attrs(func(a slog.Attr) bool { full.AddAttrs(a); return true })
+		_ = h.To.Handle(ctx, full)
 	}()
 	return nil
 }
 
-// WithAttrs returns a Handler.
 func (h Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return Handler{h.Handler.WithAttrs(attrs)}
+	return Handler{h.To, slices.Concat(h.attrs, attrs)}
 }
 
-// WithGroup returns a Handler.
-func (h Handler) WithGroup(name string) slog.Handler { return Handler{h.Handler.WithGroup(name)} }
+func (h Handler) WithGroup(string) slog.Handler { return h }

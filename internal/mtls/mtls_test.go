@@ -1,44 +1,46 @@
-package mtls
+package mtls_test
 
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log"
-	"math/big"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"strings"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"example.com/mosaic/internal/behaviour/kit"
+	"example.com/mosaic/internal/mtls"
 )
+
+var nowhere = slog.New(slog.DiscardHandler)
 
 func TestACertificatesEndIsItsNotAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
+		cert := certificate(t, kit.EC(), time.Hour)
 		for _, tt := range []struct {
 			after time.Duration
 			want  string
 		}{
 			{0, ""},
 			{time.Hour, ""},
-			{time.Hour + 1, "it has expired: its NotAfter is 2000-01-01T01:00:00Z"},
+			{time.Hour + 1, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z"},
 		} {
 			time.Sleep(tt.after - time.Since(cert.Leaf.NotAfter.Add(-time.Hour)))
 			got := ""
-			if problems := Problems(cert); problems != nil {
-				got = errors.Join(problems...).Error()
+			if _, err := mtls.New(cert); err != nil {
+				got = err.Error()
 			}
 			if got != tt.want {
 				t.Errorf("after %v: got %q; want %q", tt.after, got, tt.want)
@@ -47,61 +49,39 @@ func TestACertificatesEndIsItsNotAfter(t *testing.T) {
 	})
 }
 
-func TestProblemsAreThoseOfTheCertificateThatIsPresented(t *testing.T) {
-	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
+func TestTheLeafIsThatOfTheChain(t *testing.T) {
+	cert := certificate(t, kit.EC(), time.Hour)
 	stale := *cert
-	stale.Leaf = issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour)).Leaf
-	if problems := Problems(&stale); problems != nil {
-		t.Errorf("got %q; want none, whatever the field Leaf holds", problems)
+	stale.Leaf = certificate(t, kit.NewEC(t), time.Hour).Leaf
+	if got, err := mtls.New(&stale); err != nil || !got.Leaf.Equal(cert.Leaf) {
+		t.Errorf("got error %v; want the leaf of the chain, whatever the field Leaf holds", err)
+	}
+}
+
+func TestACertificateIsACopy(t *testing.T) {
+	cert := certificate(t, kit.EC(), time.Hour)
+	got, err := mtls.New(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := got.Certificate.Certificate[0][10]
+	cert.Certificate[0][10]++
+	if cert.Certificate[0] = nil; got.Certificate.Certificate[0][10] != want {
+		t.Error("the copy has changed with the original")
 	}
 }
 
 func TestCertificatesHaveKeysOfMoreKinds(t *testing.T) {
-	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, edKey, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, key := range map[string]crypto.Signer{
-		"RSA":     rsaKey,
-		"P-256":   newEC(t, elliptic.P256()),
-		"P-384":   newEC(t, elliptic.P384()),
-		"P-521":   newEC(t, elliptic.P521()),
-		"Ed25519": edKey,
-		"hidden":  struct{ crypto.Signer }{edKey},
-	} {
-		if problems := Problems(issue(t, key, time.Now().Add(time.Hour))); problems != nil {
-			t.Errorf("%s: %q", name, problems)
+	keys := []crypto.Signer{kit.RSA(), kit.EC(), kit.Ed25519(), &kit.Signer{Signer: kit.Ed25519()}}
+	for _, curve := range []elliptic.Curve{elliptic.P384(), elliptic.P521()} {
+		key, err := ecdsa.GenerateKey(curve, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
 		}
+		keys = append(keys, key)
 	}
-}
-
-func TestSameKey(t *testing.T) {
-	a, b := newEC(t, elliptic.P256()), newEC(t, elliptic.P256())
-	again := a.PublicKey
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name string
-		a, b crypto.PublicKey
-		want bool
-	}{
-		{"one key", a.Public(), a.Public(), true},
-		{"equal keys", a.Public(), &again, true},
-		{"two keys", a.Public(), b.Public(), false},
-		{"keys of two types", a.Public(), ed.Public(), false},
-		{"no key", a.Public(), nil, false},
-		{"no key first", nil, a.Public(), false},
-		{"two of what cannot be compared", "x", "x", false},
-	} {
-		if got := SameKey(tt.a, tt.b); got != tt.want {
-			t.Errorf("%s: got %v; want %v", tt.name, got, tt.want)
-		}
+	for _, key := range keys {
+		taken(t, certificate(t, key, time.Hour))
 	}
 }
 
@@ -116,13 +96,20 @@ SQAwRgIhAP0RC1E+vwJD/D1AGHGzuri+hlV/PpQEKTWUVeORWz83AiEA5x2eXZOV
 bUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L+SY=
 -----END CERTIFICATE-----`))
 	const want = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0"
-	if got := Thumbprint(block.Bytes); got != want {
-		t.Errorf("got %s; want %s", got, want)
-	}
+	synctest.Test(t, func(t *testing.T) { // in the year 2000 it has not expired
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := otherKey{kit.EC(), leaf.PublicKey}
+		if got, err := mtls.New(&tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key}); err != nil || got.Thumbprint != want {
+			t.Errorf("got %+v, error %v; want %s", got, err, want)
+		}
+	})
 }
 
-func TestBindSpeaksWhatItsBaseSpeaks(t *testing.T) {
-	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
+func TestATransportSpeaksWhatItsBaseSpeaks(t *testing.T) {
+	cert := certificate(t, kit.EC(), time.Hour)
 	both, old := newServer(t, true), newServer(t, false)
 	used := new(http.Transport)
 	used.CloseIdleConnections() // which sets it up for HTTP/2
@@ -132,7 +119,6 @@ func TestBindSpeaksWhatItsBaseSpeaks(t *testing.T) {
 		base http.RoundTripper
 		want string // of a server that speaks HTTP/2, too
 	}{
-		{"none", nil, "HTTP/2.0 1"},
 		{"http.DefaultTransport", http.DefaultTransport, "HTTP/2.0 1"},
 		{"a clone of http.DefaultTransport", http.DefaultTransport.(*http.Transport).Clone(), "HTTP/2.0 1"},
 		{"zero", new(http.Transport), "HTTP/2.0 1"},
@@ -141,10 +127,7 @@ func TestBindSpeaksWhatItsBaseSpeaks(t *testing.T) {
 		{"a dialer, and ForceAttemptHTTP2", &http.Transport{DialContext: dial, ForceAttemptHTTP2: true}, "HTTP/2.0 1"},
 	} {
 		for srv, want := range map[*httptest.Server]string{both: tt.want, old: "HTTP/1.1 1"} {
-			bound, err := Bind(tt.base, cert, unguarded)
-			if err != nil {
-				t.Fatalf("%s: %v", tt.name, err)
-			}
+			bound := transport(t, tt.base, cert)
 			bound.TLSClientConfig.RootCAs = srv.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs // base's would be the system's
 			if got := get(t, bound, srv.URL); got != want {
 				t.Errorf("%s: got protocol and number of certificates %s; want %s", tt.name, got, want)
@@ -186,80 +169,76 @@ func get(t testing.TB, transport http.RoundTripper, url string) string {
 	return string(body)
 }
 
-func TestNoTwoBoundTransportsShareTLSSessions(t *testing.T) {
-	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
-	base := &http.Transport{TLSClientConfig: &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(1)}}
-	seen := map[tls.ClientSessionCache]bool{nil: true, base.TLSClientConfig.ClientSessionCache: true}
-	for range 2 {
-		bound, err := Bind(base, cert, unguarded)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if cache := bound.TLSClientConfig.ClientSessionCache; seen[cache] {
-			t.Error("got no cache, or one that another transport has; want its own")
-		} else {
-			seen[cache] = true
-		}
-	}
-}
-
-func issue(t testing.TB, key crypto.Signer, notAfter time.Time) *tls.Certificate {
+func certificate(t testing.TB, key crypto.Signer, lifetime time.Duration) *tls.Certificate {
 	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Unix(0, 0), // a bubble's clock starts in the year 2000
-		NotAfter:     notAfter,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return kit.Certificate(t, "acme", key, nil, kit.Lifetime(lifetime))
 }
 
-func newEC(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
+// transport returns the Transport of cert in a Pool of its own.
+func transport(t testing.TB, base http.RoundTripper, cert *tls.Certificate) *mtls.Transport {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	pool, err := mtls.NewPool(base, nowhere)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key
+	return pool.Transport(taken(t, cert))
 }
 
-func unguarded(sign func() ([]byte, error)) ([]byte, error) { return sign() }
+func taken(t testing.TB, cert *tls.Certificate) *mtls.Certificate {
+	t.Helper()
+	taken, err := mtls.New(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return taken
+}
 
-func TestTheCertificatesKeyIsCalledByTheGuardAlone(t *testing.T) {
-	for _, key := range []crypto.Signer{newEC(t, elliptic.P256()), ed25519.NewKeyFromSeed(make([]byte, 32))} {
-		srv := newServer(t, false)
-		var guarded int
-		bound, err := Bind(srv.Client().Transport, issue(t, key, time.Now().Add(time.Hour)), func(sign func() ([]byte, error)) ([]byte, error) {
-			guarded++
-			if _, err := sign(); err != nil {
-				t.Errorf("%T: got %v; want a signature", key, err)
-			}
-			return nil, errors.New("out of order")
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = (&http.Client{Transport: bound}).Get(srv.URL)
-		if err == nil || !strings.Contains(err.Error(), "out of order") || guarded != 1 {
-			t.Errorf("%T: got %v, guarded %d times; want the guard's error, once", key, err, guarded)
+// otherKey has another public key than its own.
+type otherKey struct {
+	crypto.Signer
+	public crypto.PublicKey
+}
+
+func (k otherKey) Public() crypto.PublicKey { return k.public }
+
+func TestTheSameSignerKeepsItsCalls(t *testing.T) {
+	pool, err := mtls.NewPool(new(http.Transport), nowhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := certificate(t, kit.EC(), time.Hour)
+	first := pool.Transport(taken(t, cert)).Calls()
+	if pool.Transport(taken(t, cert)).Calls() != first {
+		t.Error("the same signer has other calls")
+	}
+	cert.PrivateKey = &kit.Signer{Signer: kit.EC()}
+	if pool.Transport(taken(t, cert)).Calls() == first {
+		t.Error("another signer has the same calls")
+	}
+}
+
+func TestAPoolForgetsLeavesOutOfUse(t *testing.T) {
+	pool, err := mtls.NewPool(new(http.Transport), nowhere)
+	if err != nil {
+		t.Fatal(err)
+	}
+	another := func() { pool.Transport(taken(t, certificate(t, kit.EC(), time.Hour))) }
+	for range 50 {
+		another()
+	}
+	for range 100 {
+		runtime.GC()
+		if another(); pool.Leaves() <= 3 {
+			return
 		}
 	}
+	t.Errorf("the pool remembers %d leaves; want no more than are in use", pool.Leaves())
 }
 
 func TestACloneClosesItsIdleConnectionsInTheEnd(t *testing.T) {
-	cert := issue(t, newEC(t, elliptic.P256()), time.Now().Add(time.Hour))
+	cert := certificate(t, kit.EC(), time.Hour)
 	for base, want := range map[time.Duration]time.Duration{0: 90 * time.Second, time.Second: time.Second} {
-		bound, err := Bind(&http.Transport{IdleConnTimeout: base}, cert, unguarded)
-		if err != nil {
-			t.Fatal(err)
-		}
+		bound := transport(t, &http.Transport{IdleConnTimeout: base}, cert)
 		if bound.IdleConnTimeout != want {
 			t.Errorf("of a base with %s: got %s; want %s", base, bound.IdleConnTimeout, want)
 		}

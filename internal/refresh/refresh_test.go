@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"runtime"
-	"strings"
-	"sync"
+	"regexp"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,35 +13,39 @@ import (
 
 	"golang.org/x/oauth2"
 
-	"example.com/mosaic/internal/guard"
+	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/internal/refresh"
 )
 
-// endpoint hands out tokens "t1", "t2", … and counts what is asked of it.
+// An endpoint hands out tokens "t1", "t2", … and counts its requests.
 type endpoint struct {
 	lifetime time.Duration
-	wall     time.Duration // how far the wall clock's expiry lies from the lifetime
+	wall     time.Duration // by which the wall clock's expiry differs from the lifetime
 	latency  atomic.Int64  // of fetches from now on, a time.Duration
 	fault    atomic.Value  // of every fetch from now on: a fault
 
-	last    atomic.Value // when it was asked last, a time.Time
+	last    atomic.Value // the time of the last fetch
 	fetches atomic.Int32
-	single  atomic.Int32 // of them, those of one request
+	single  atomic.Int32 // of them, those of one attempt
 }
 
 type fault struct{ error }
 
-// fail has every fetch from now on fail with err, or succeed again.
+// fail makes every fetch from now on fail with err, or succeed again.
 func (e *endpoint) fail(err error) { e.fault.Store(fault{err}) }
 
-func (e *endpoint) fetch(_ context.Context, attempts int) (*refresh.Token, error) {
+func (e *endpoint) fetch(ctx context.Context, attempts int) (*refresh.Token, error) {
 	n := e.fetches.Add(1)
 	if attempts == 1 {
 		e.single.Add(1)
 	}
 	sent := time.Now()
 	e.last.Store(sent)
-	time.Sleep(time.Duration(e.latency.Load()))
+	select {
+	case <-time.After(time.Duration(e.latency.Load())):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	if f, _ := e.fault.Load().(fault); f.error != nil {
 		return nil, f.error
 	}
@@ -52,11 +53,7 @@ func (e *endpoint) fetch(_ context.Context, attempts int) (*refresh.Token, error
 }
 
 func token(name string, sent time.Time, lifetime, wall time.Duration) *refresh.Token {
-	return &refresh.Token{
-		Token:    oauth2.Token{AccessToken: name, Expiry: sent.Round(0).Add(lifetime + wall)},
-		Sent:     sent,
-		Lifetime: lifetime,
-	}
+	return &refresh.Token{Token: oauth2.Token{AccessToken: name, Expiry: sent.Round(0).Add(lifetime + wall)}, Sent: sent, Lifetime: lifetime}
 }
 
 // failure is a refresh.Failure.
@@ -69,23 +66,27 @@ func (f failure) Error() string             { return "failed" }
 func (f failure) Refused() bool             { return f.refused }
 func (f failure) RetryAfter() time.Duration { return f.retryAfter }
 
-var nowhere = slog.New(slog.DiscardHandler)
+var (
+	errBroken = errors.New("out of order")
+	nowhere   = slog.New(slog.DiscardHandler)
+)
 
-// want fails t unless the source hands out the named token at once, or, for "",
-// an error at once.
+// bubble runs test on a clock of its own, with a source of tokens that live so long.
+func bubble(t *testing.T, lifetime time.Duration, test func(t *testing.T, e *endpoint, s *refresh.Source)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		e := &endpoint{lifetime: lifetime}
+		test(t, e, refresh.New(e.fetch, nowhere))
+	})
+}
+
+// want fails t unless the source hands out the named token at once or, for "", an error at once.
 func want(t *testing.T, s *refresh.Source, name string) {
 	t.Helper()
 	begun := time.Now()
 	tok, err := s.Token(t.Context())
-	switch took := time.Since(begun); {
-	case took != 0:
-		t.Errorf("a call waited for %s; want none to wait", took)
-	case name == "" && err == nil:
-		t.Errorf("got token %q; want an error", tok.AccessToken)
-	case name != "" && err != nil:
-		t.Errorf("got error %q; want token %q", err, name)
-	case name != "" && tok.AccessToken != name:
-		t.Errorf("got token %q; want %q", tok.AccessToken, name)
+	if took := time.Since(begun); took != 0 || (err == nil) != (name != "") || err == nil && tok.AccessToken != name {
+		t.Errorf("got %v, error %v after %s; want %q at once", tok, err, took, name)
 	}
 }
 
@@ -93,51 +94,31 @@ func (e *endpoint) wantFetches(t *testing.T, n int32) {
 	t.Helper()
 	synctest.Wait()
 	if got := e.fetches.Load(); got != n {
-		t.Errorf("the endpoint was asked %d times; want %d", got, n)
+		t.Errorf("the endpoint got %d requests; want %d", got, n)
 	}
 }
 
-func TestAUsedTokenIsRenewedByTheTimerBetween3And2Thirds(t *testing.T) {
+func TestAUsedTokenIsRenewedByTheTimerBetween3FifthsAnd2Thirds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		e.latency.Store(int64(2 * time.Second))
-		s := refresh.New(e.fetch, nowhere)
-		if _, err := s.Token(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(36*time.Minute - 3*time.Second)
-		want(t, s, "t1")
-		e.wantFetches(t, 1)
-		time.Sleep(4*time.Minute + 4*time.Second)
-		e.wantFetches(t, 2)
-		want(t, s, "t2")
-	})
-}
-
-func TestARenewalPointIsDrawnForEachToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		points := map[time.Duration]bool{}
-		var mu sync.Mutex
+		points := map[time.Time]bool{}
+		begun := time.Now()
+		sources := map[*refresh.Source]*endpoint{}
 		for range 200 {
 			e := &endpoint{lifetime: time.Hour}
-			begun := time.Now()
-			s := refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
-				if e.fetches.Load() == 1 {
-					mu.Lock()
-					points[time.Since(begun)] = true
-					mu.Unlock()
-				}
-				return e.fetch(ctx, attempts)
-			}, nowhere)
-			defer runtime.KeepAlive(s)
+			s := refresh.New(e.fetch, nowhere)
 			want(t, s, "t1")
+			e.latency.Store(int64(2 * time.Second))
+			sources[s] = e
 		}
-		time.Sleep(41 * time.Minute)
-		synctest.Wait()
-		for point := range points {
-			if point < 36*time.Minute || point > 40*time.Minute {
-				t.Errorf("a token of an hour was renewed after %s; want 36 to 40 minutes", point)
+		time.Sleep(40*time.Minute + 2*time.Second)
+		for s, e := range sources {
+			e.wantFetches(t, 2)
+			want(t, s, "t2")
+			point := e.last.Load().(time.Time)
+			if after := point.Sub(begun); after < 36*time.Minute || after > 40*time.Minute {
+				t.Errorf("a token of an hour was renewed after %s; want 36 to 40 minutes", after)
 			}
+			points[point] = true
 		}
 		if len(points) < 190 {
 			t.Errorf("200 tokens were renewed at %d different times", len(points))
@@ -146,9 +127,7 @@ func TestARenewalPointIsDrawnForEachToken(t *testing.T) {
 }
 
 func TestAnUnusedTokenIsRenewedByTheFirstCallThatComesLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
+	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
 		want(t, s, "t1")
 		time.Sleep(41 * time.Minute) // t2 is there, and unused
 		e.wantFetches(t, 2)
@@ -164,120 +143,107 @@ func TestAnUnusedTokenIsRenewedByTheFirstCallThatComesLater(t *testing.T) {
 	})
 }
 
-func TestTheClosingPartOfALifeCountsAsExpired(t *testing.T) {
-	for _, tt := range []struct{ lifetime, margin time.Duration }{
-		{time.Hour, 10 * time.Second},
-		{100 * time.Second, 10 * time.Second},
-		{50 * time.Second, 5 * time.Second},
-		{time.Second, 100 * time.Millisecond},
+func TestTheLastPartOfALifeCountsAsExpired(t *testing.T) {
+	for lifetime, margin := range map[time.Duration]time.Duration{
+		time.Hour: 10 * time.Second, 100 * time.Second: 10 * time.Second, 50 * time.Second: 5 * time.Second, time.Second: 100 * time.Millisecond,
 	} {
-		t.Run(tt.lifetime.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				e := &endpoint{lifetime: tt.lifetime}
-				gate := make(chan struct{})
-				s := refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
-					if e.fetches.Load() == 1 {
-						<-gate // holds back the renewal ahead
-					}
-					return e.fetch(ctx, attempts)
-				}, nowhere)
-				want(t, s, "t1")
-				time.Sleep(tt.lifetime - tt.margin - 1)
-				want(t, s, "t1")
-				time.Sleep(1 * time.Nanosecond)
-				ctx, cancel := context.WithTimeout(t.Context(), 1)
-				defer cancel()
-				if tok, err := s.Token(ctx); err == nil {
-					t.Errorf("%s before its end, %q was handed out; want a wait for the renewal", tt.margin, tok.AccessToken)
-				}
-				close(gate)
-				synctest.Wait()
-				want(t, s, "t2")
-			})
+		bubble(t, lifetime, func(t *testing.T, e *endpoint, s *refresh.Source) {
+			want(t, s, "t1")
+			e.latency.Store(int64(lifetime)) // of the renewal
+			time.Sleep(lifetime - margin - 1)
+			want(t, s, "t1")
+			time.Sleep(1 * time.Nanosecond)
+			ctx, cancel := context.WithTimeout(t.Context(), 1)
+			defer cancel()
+			if tok, err := s.Token(ctx); err == nil {
+				t.Errorf("%s before its end, %q was handed out; want a wait for the renewal", margin, tok.AccessToken)
+			}
+			time.Sleep(lifetime)
 		})
 	}
 }
 
 func TestATokenEndsByWhicheverClockSaysSoFirst(t *testing.T) {
 	for _, tt := range []struct {
-		name string
-		wall time.Duration
-		ends time.Duration
+		name       string
+		wall, ends time.Duration
 	}{
 		{"the wall clock was set forward", -20 * time.Minute, 40 * time.Minute},
 		{"the wall clock was set back", 5 * time.Hour, time.Hour},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				e := &endpoint{lifetime: time.Hour, wall: tt.wall}
-				s := refresh.New(e.fetch, nowhere)
-				want(t, s, "t1")
-				e.fail(errors.New("out of order"))
-				time.Sleep(tt.ends - 1)
-				want(t, s, "t1")
-				time.Sleep(1 * time.Nanosecond)
-				want(t, s, "")
-			})
+		bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+			t.Log(tt.name)
+			e.wall = tt.wall
+			want(t, s, "t1")
+			e.fail(errBroken)
+			time.Sleep(tt.ends - 1)
+			want(t, s, "t1")
+			time.Sleep(1 * time.Nanosecond)
+			want(t, s, "")
 		})
 	}
 }
 
 func TestWithAGoodTokenFailuresGoUnnoticed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, slog.New(slog.NewTextHandler(&log, nil)))
-		want(t, s, "t1")
-		e.fail(errors.New("out of order"))
-		time.Sleep(time.Hour - 1)
-		want(t, s, "t1") // to its last instant
-		failed := e.fetches.Load() - 1
-		if failed < 20 || failed > 60 {
-			t.Errorf("20 to 24 minutes of failures saw %d requests; want one a minute, more at either end", failed)
-		}
-		if got := e.single.Load(); got != failed {
-			t.Errorf("%d of %d renewals were of one request; want all", got, failed)
-		}
-		synctest.Wait()
-		if lines := strings.Count(log.String(), "\n"); lines < 10 || lines > 26 {
-			t.Errorf("logged %d lines; want one a minute:\n%s", lines, log.String())
-		}
-		for _, part := range []string{"level=WARN", `error="out of order"`, "failures=1 ", "retry_in="} {
-			if !strings.Contains(log.String(), part) {
-				t.Errorf("no %q in the log:\n%s", part, log.String())
+	for range 10 {
+		bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+			want(t, s, "t1")
+			end := time.Now().Add(time.Hour)
+			e.fail(errBroken)
+			time.Sleep(time.Hour - 1)
+			want(t, s, "t1") // to its last instant
+			failed := e.fetches.Load() - 1
+			if failed < 20 || failed > 60 || e.single.Load() != failed {
+				t.Errorf("20 to 24 minutes of failures saw %d renewals, %d of one attempt; want one a minute, more at either end, each of one attempt", failed, e.single.Load())
 			}
-		}
+			if before := end.Sub(e.last.Load().(time.Time)); before > 2*time.Second {
+				t.Errorf("the last try came %s before the token's end; want 2 s at most, for the endpoint may have recovered", before)
+			}
+			e.fail(nil)
+			time.Sleep(1 * time.Nanosecond)
+			want(t, s, fmt.Sprint("t", failed+2)) // pauses of a good token do not count
+		})
+	}
+}
+
+func TestARetryThatHangsEndsWithTheToken(t *testing.T) {
+	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+		want(t, s, "t1")
+		e.fail(errBroken)
+		time.Sleep(41 * time.Minute)
 		e.fail(nil)
+		e.latency.Store(int64(time.Hour))
+		time.Sleep(19*time.Minute - 1)
+		want(t, s, "t1")
+		e.latency.Store(0)
 		time.Sleep(1 * time.Nanosecond)
-		want(t, s, fmt.Sprint("t", failed+2)) // pauses of a good token do not count
+		if tok, err := s.Token(t.Context()); err != nil || time.Since(e.last.Load().(time.Time)) != 0 {
+			t.Errorf("got %v, error %v from a request %s ago; want one that began after the token's end", tok, err, time.Since(e.last.Load().(time.Time)))
+		}
 	})
 }
 
-func TestTriesGetMoreFrequentTowardsATokensEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		for range 20 {
-			e := &endpoint{lifetime: time.Hour}
-			s := refresh.New(e.fetch, nowhere)
-			want(t, s, "t1")
-			end := time.Now().Add(time.Hour)
-			e.fail(errors.New("out of order"))
-			time.Sleep(time.Hour)
+func TestASuccessEndsThePauseOfTheFailuresBefore(t *testing.T) {
+	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+		want(t, s, "t1")
+		e.fail(errBroken)
+		for e.fetches.Load() < 9 { // then the pause is a minute
+			time.Sleep(time.Second)
 			synctest.Wait()
-			if before := end.Sub(e.last.Load().(time.Time)); before > 2*time.Second {
-				t.Errorf("the last try came %s before the token's end; want 2 s at most, for the endpoint may be well again", before)
-			}
-			runtime.KeepAlive(s)
 		}
+		e.fail(nil)
+		s.Invalidate("t1")
+		wantReplaced(t, s, old(t, s), true)
 	})
 }
 
 func TestASecondOutageWithinAMinuteIsLoggedToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var log strings.Builder
+		var log kit.Log
 		e := &endpoint{lifetime: 5 * time.Second}
-		s := refresh.New(e.fetch, slog.New(slog.NewTextHandler(&log, nil)))
+		s := refresh.New(e.fetch, log.Logger(slog.LevelWarn))
 		for n := range 2 {
-			e.fail(errors.New("out of order"))
+			e.fail(errBroken)
 			want(t, s, "")
 			e.fail(nil)
 			if _, err := s.Token(t.Context()); err != nil {
@@ -285,7 +251,7 @@ func TestASecondOutageWithinAMinuteIsLoggedToo(t *testing.T) {
 			}
 			time.Sleep(5 * time.Second)
 			synctest.Wait()
-			if got := strings.Count(log.String(), "level=WARN"); got != n+1 {
+			if got := log.Count("token request failed"); got != n+1 {
 				t.Errorf("after %d outages there are %d warnings; want one for each", n+1, got)
 			}
 			time.Sleep(5 * time.Second) // t3 was not used, and has ended
@@ -299,7 +265,7 @@ func TestWithoutATokenFailuresAreSharedAndPaced(t *testing.T) {
 		err    error
 		pauses []time.Duration // after the first, the second, … failure, less jitter
 	}{
-		{"transient", errors.New("out of order"), []time.Duration{0, 1e9, 2e9, 2e9, 2e9}},
+		{"transient", errBroken, []time.Duration{0, 1e9, 2e9, 2e9, 2e9}},
 		{"refused", failure{refused: true}, []time.Duration{0, 1e9, 2e9, 4e9, 8e9, 16e9, 30e9, 30e9}},
 		{"wrapped", fmt.Errorf("x: %w", failure{refused: true}), []time.Duration{0, 1e9, 2e9, 4e9}},
 		{"Retry-After", failure{retryAfter: 7 * time.Second}, []time.Duration{7e9, 7e9}},
@@ -307,284 +273,90 @@ func TestWithoutATokenFailuresAreSharedAndPaced(t *testing.T) {
 		{"a negative Retry-After", failure{retryAfter: -time.Hour}, []time.Duration{0, 1e9}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				e := &endpoint{lifetime: time.Hour}
-				e.fail(tt.err)
-				s := refresh.New(e.fetch, nowhere)
-				for i, pause := range tt.pauses {
-					want(t, s, "")
-					e.wantFetches(t, int32(i+1))
-					if wantSingle := int32(max(0, i-1)); e.single.Load() != wantSingle {
-						t.Errorf("of %d fetches, %d were of one request; want %d", i+1, e.single.Load(), wantSingle)
+			bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+				for round := range int32(2) { // after a success the pauses are short again
+					e.fail(tt.err)
+					before, single := e.fetches.Load(), e.single.Load()
+					for i, pause := range tt.pauses {
+						want(t, s, "")
+						e.wantFetches(t, before+int32(i+1))
+						if got := e.single.Load() - single; got != int32(max(0, i-1)) {
+							t.Errorf("of %d fetches, %d were of one attempt; want all but two", i+1, got)
+						}
+						if pause > 0 {
+							time.Sleep(pause * 3 / 4 * 99 / 100)
+							want(t, s, "") // the last error, without a request
+							e.wantFetches(t, before+int32(i+1))
+							time.Sleep(pause*5/4 - pause*3/4*99/100)
+						}
 					}
-					if pause == 0 {
-						continue
-					}
-					time.Sleep(pause * 3 / 4 * 99 / 100)
-					want(t, s, "") // the last error, without a request
-					e.wantFetches(t, int32(i+1))
-					time.Sleep(pause*5/4 - pause*3/4*99/100)
+					e.fail(nil)
+					name := fmt.Sprint("t", int32(len(tt.pauses)+1)*(round+1))
+					want(t, s, name)
+					s.Invalidate(name)
 				}
 			})
 		})
 	}
 }
 
-func TestAfterASuccessPausesAreShortAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
-		for _, fetches := range []int32{0, 6} {
-			e.fail(failure{refused: true})
-			want(t, s, "")
-			for _, pause := range []time.Duration{0, 1e9, 2e9, 4e9} {
-				time.Sleep(pause * 5 / 4)
-				want(t, s, "")
-			}
-			e.wantFetches(t, fetches+5)
-			e.fail(nil)
-			time.Sleep(10 * time.Second)
-			name := fmt.Sprint("t", fetches+6)
-			want(t, s, name)
-			s.Invalidate(name)
-		}
-	})
-}
-
-func TestAJitteredPauseIsNotTheSameTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		early := 0
-		for range 100 {
-			e := &endpoint{lifetime: time.Hour}
-			e.fail(errors.New("out of order"))
-			s := refresh.New(e.fetch, nowhere)
+func TestPausesHaveJitter(t *testing.T) {
+	early := 0
+	for range 100 {
+		bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+			e.fail(errBroken)
 			want(t, s, "")
 			want(t, s, "")
 			time.Sleep(time.Second)
 			want(t, s, "")
 			early += int(e.fetches.Load() - 2)
-		}
-		if early < 20 || early > 80 {
-			t.Errorf("%d of 100 sources tried again within a second; want about half", early)
-		}
-	})
+		})
+	}
+	if early < 20 || early > 80 {
+		t.Errorf("%d of 100 sources tried again within a second; want about half", early)
+	}
 }
 
-func TestInvalidateDropsTheCurrentTokenAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		e.latency.Store(int64(time.Second))
-		s := refresh.New(e.fetch, nowhere)
+func TestInvalidateDropsTheCurrentTokenOnly(t *testing.T) {
+	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
 		s.Invalidate("t1") // there is none yet
-		var wg sync.WaitGroup
-		get := func() *refresh.Token {
-			tok, err := s.Token(t.Context())
-			if err != nil {
-				t.Error(err)
-			}
-			return tok
-		}
-		get()
-		for range 50 {
-			wg.Go(func() {
-				s.Invalidate("t1")
-				if tok := get(); tok.AccessToken != "t2" {
-					t.Errorf("got %q after t1 was invalidated; want t2", tok.AccessToken)
-				}
-			})
-		}
-		wg.Wait()
+		want(t, s, "t1")
+		s.Invalidate("t0")
+		want(t, s, "t1")
+		s.Invalidate("t1")
+		want(t, s, "t2")
 		s.Invalidate("t1")
 		want(t, s, "t2")
 		e.wantFetches(t, 2)
-		time.Sleep(10 * time.Hour) // neither does the dropped one's timer do anything
+		time.Sleep(10 * time.Hour) // nor does the dropped one's timer do anything
 		e.wantFetches(t, 3)
 	})
 }
 
-func TestARequestInFlightDoesNotBringADroppedTokenBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var fetches int
-		s := refresh.New(func(context.Context, int) (*refresh.Token, error) {
-			fetches++
-			name := "same"
-			if fetches > 2 {
-				name = "other"
-			}
-			sent := time.Now()
-			time.Sleep(10 * time.Second)
-			return token(name, sent, time.Hour, 0), nil
-		}, nowhere)
-		tok, err := s.Token(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		wantReplaced(t, s, tok, true)
-		s.Invalidate("same")
-		tok, err = s.Token(t.Context())
-		if err != nil || tok.AccessToken != "other" || fetches != 3 {
-			t.Errorf("got %v, %v after %d fetches; want the other token after 3", tok, err, fetches)
-		}
-	})
-}
-
-func TestADroppedSourceIsCollectedAndRenewsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
-		want(t, s, "t1")
-		var collected atomic.Bool
-		runtime.AddCleanup(s, func(*atomic.Bool) { collected.Store(true) }, &collected)
-		synctest.Wait()
-		s = nil
-		for range 100 {
-			runtime.GC()
-			if collected.Load() {
-				break
-			}
-			time.Sleep(time.Millisecond)
-		}
-		if !collected.Load() {
-			t.Error("the source was not collected")
-		}
-		time.Sleep(10 * time.Hour)
-		e.wantFetches(t, 1)
-	})
-}
-
-func TestNothingEscapesTheGoroutineOfARenewal(t *testing.T) {
-	for _, tt := range []struct {
-		name  string
-		fetch func()
-		want  string // of the error
-		log   string
-	}{
-		{"a panic", func() { panic("s3cr3t") }, "mosaic: token request panicked (its stack is in the log)", "TestNothingEscapesTheGoroutineOfARenewal"},
-		{"runtime.Goexit", runtime.Goexit, "mosaic: token request ended its goroutine (runtime.Goexit)", "runtime.Goexit"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var log strings.Builder
-				bad := true
-				s := refresh.New(func(context.Context, int) (*refresh.Token, error) {
-					if bad {
-						tt.fetch()
-					}
-					return token("good", time.Now(), time.Hour, 0), nil
-				}, slog.New(slog.NewTextHandler(&log, nil)))
-				if _, err := s.Token(t.Context()); err == nil || err.Error() != tt.want {
-					t.Errorf("got error %v; want %q", err, tt.want)
-				}
-				if !strings.Contains(log.String(), tt.log) || strings.Contains(log.String(), "s3cr3t") {
-					t.Errorf("want %q in the log, and not the panic's value:\n%s", tt.log, log.String())
-				}
-				bad = false
-				want(t, s, "good")
-			})
-		})
-	}
-}
-
-// handler is a slog.Handler that does something.
-type handler struct {
-	slog.Handler
-	handle func()
-}
-
-func (h handler) Handle(context.Context, slog.Record) error { h.handle(); return nil }
-
-func TestALogHandlerMayDoAnything(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		handle func(s *refresh.Source)
-	}{
-		{"panic", func(*refresh.Source) { panic("log") }},
-		{"end its goroutine", func(*refresh.Source) { runtime.Goexit() }},
-		{"ask for a token", func(s *refresh.Source) { s.Token(context.Background()) }},
-		{"drop the token", func(s *refresh.Source) { s.Invalidate("t1") }},
-	} {
-		for _, err := range []error{nil, errors.New("out of order")} {
-			t.Run(fmt.Sprintf("%s, after %v", tt.name, err), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					e := &endpoint{lifetime: time.Hour}
-					e.fail(err)
-					var s *refresh.Source
-					text := slog.NewTextHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelDebug})
-					s = refresh.New(e.fetch, slog.New(guard.Handler{Handler: handler{text, func() { tt.handle(s) }}}))
-					if _, got := s.Token(t.Context()); got != err {
-						t.Errorf("got error %v; want %v", got, err)
-					}
-					e.fail(nil)
-					time.Sleep(time.Minute)
-					if _, err := s.Token(t.Context()); err != nil {
-						t.Errorf("a later call failed: %v", err)
-					}
-				})
-			})
-		}
-	}
-}
-
-func TestAPanicIsLoggedThoughTheHandlerPanicsToo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		text := slog.NewTextHandler(io.Discard, nil)
-		s := refresh.New(func(context.Context, int) (*refresh.Token, error) { panic("fetch") },
-			slog.New(guard.Handler{Handler: handler{text, func() { panic("log") }}}))
-		want(t, s, "")
-	})
-}
-
-func TestACallersContextEndsItsWaitAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		e.latency.Store(int64(5 * time.Second))
-		s := refresh.New(e.fetch, nowhere)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if _, err := s.Token(t.Context()); err != nil {
-				t.Errorf("the patient caller got %q", err)
-			}
-		})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		begun := time.Now()
-		_, err := s.Token(ctx)
-		if took := time.Since(begun); took != time.Second {
-			t.Errorf("a deadline of 1 s ended the wait after %s", took)
-		}
-		if wantText := "mosaic: waiting for a token: context deadline exceeded"; !errors.Is(err, context.DeadlineExceeded) || err.Error() != wantText {
-			t.Errorf("got %v; want %q", err, wantText)
-		}
-		wg.Wait()
-		e.wantFetches(t, 1)
-		if tok, err := s.Token(ctx); err != nil {
-			t.Errorf("got %v, %v; want a token that is there, whatever the context", tok, err)
-		}
-	})
-}
-
-func TestACallThatHasEndedAlreadyAsksForNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
-		ctx, cancel := context.WithCancel(t.Context())
+func TestACallWithAnEndedContextMakesNoRequest(t *testing.T) {
+	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := s.Token(ctx); !errors.Is(err, context.Canceled) {
+		if _, err := s.Token(ended); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v; want the context's error", err)
 		}
 		e.wantFetches(t, 0)
-
+		want(t, s, "t1")
+		if _, err := s.Token(ended); err != nil {
+			t.Errorf("got %v; want the token, whatever the context", err)
+		}
+		s.Invalidate("t1")
 		e.fail(failure{})
 		want(t, s, "")
 		want(t, s, "")
-		if _, err := s.Token(ctx); err != (failure{}) {
-			t.Errorf("in a pause, where nothing is waited for: got %v; want the last error", err)
+		if _, err := s.Token(ended); err != (failure{}) {
+			t.Errorf("in a pause, which needs no wait: got %v; want the last error", err)
 		}
 	})
 }
 
-// wantReplaced calls Replace with a pause of a minute, and fails t unless a
-// successor is coming as wanted.
+// wantReplaced calls Replace with a pause of a minute, and fails t unless a successor is coming as
+// wanted.
 func wantReplaced(t *testing.T, s *refresh.Source, old *refresh.Token, want bool) (done <-chan struct{}) {
 	t.Helper()
 	done, coming := s.Replace(old, time.Minute)
@@ -605,55 +377,17 @@ func old(t *testing.T, s *refresh.Source) *refresh.Token {
 	return tok
 }
 
-func TestReplaceKeepsTheOldTokenInService(t *testing.T) {
+func TestAReplaceThatFailsCostsOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var log kit.Log
 		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
-		tok := old(t, s)
-		e.latency.Store(int64(time.Second))
-		done := wantReplaced(t, s, tok, true)
-		want(t, s, "t1")
-		if wantReplaced(t, s, tok, true) != done {
-			t.Error("a second caller did not get the request in flight")
-		}
-		<-done
-		want(t, s, "t2")
-		select {
-		case <-wantReplaced(t, s, tok, true):
-		default:
-			t.Error("for a token long replaced there is a wait")
-		}
-		e.wantFetches(t, 2)
-	})
-}
-
-func TestReplaceMindsTheTokensAgeAndThePause(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
-		want(t, s, "t1")
-		tok, _ := s.Token(t.Context())
-		time.Sleep(10*time.Second - 1)
-		wantReplaced(t, s, tok, false)
-		time.Sleep(1 * time.Nanosecond)
-		<-wantReplaced(t, s, tok, true)
-		tok = old(t, s)
-		time.Sleep(50*time.Second - 1)
-		wantReplaced(t, s, tok, false)
-		if _, coming := s.Replace(tok, 10*time.Second); !coming {
-			t.Error("after a shorter pause no successor is coming")
-		}
-		e.wantFetches(t, 3)
-	})
-}
-
-func TestAReplaceThatFailsCostsOneRequestAndNoTimer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
+		s := refresh.New(e.fetch, log.Logger(slog.LevelWarn))
 		tok := old(t, s)
 		e.fail(failure{retryAfter: time.Minute})
 		<-wantReplaced(t, s, tok, true)
+		if !regexp.MustCompile(`retry_in=3[5-9]m`).MatchString(log.String()) {
+			t.Errorf("got %q; want it to tell that the next try comes when the token is due", log.String())
+		}
 		time.Sleep(time.Minute - 1)
 		if _, coming := s.Replace(tok, 0); coming {
 			t.Error("another request began in the pause after a failure")
@@ -667,10 +401,8 @@ func TestAReplaceThatFailsCostsOneRequestAndNoTimer(t *testing.T) {
 	})
 }
 
-func TestAReplaceThatFailsDoesNotMakeADueTokenDisregardARetryAfter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: 10 * time.Minute} // due after 6 minutes to 6:40
-		s := refresh.New(e.fetch, nowhere)
+func TestARetryAfterIsMindedWhenTheTokenBecomesDueAndBeyondItsEnd(t *testing.T) {
+	bubble(t, 10*time.Minute, func(t *testing.T, e *endpoint, s *refresh.Source) { // due after 6 minutes to 6:40
 		tok := old(t, s)
 		time.Sleep(6*time.Minute - 10*time.Second - 1)
 		e.fail(failure{retryAfter: time.Minute})
@@ -684,82 +416,65 @@ func TestAReplaceThatFailsDoesNotMakeADueTokenDisregardARetryAfter(t *testing.T)
 		e.wantFetches(t, 3) // by the timer
 		want(t, s, "t3")
 	})
-}
-
-func TestARetryAfterIsMindedBeyondTheTokensEnd(t *testing.T) {
-	for _, tt := range []struct{ retryAfter, want time.Duration }{
-		{55 * time.Second, 55 * time.Second},
-		{time.Minute, time.Minute},
-		{24 * time.Hour, time.Minute},
-	} {
-		t.Run(tt.retryAfter.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				e := &endpoint{lifetime: 100 * time.Second}
-				s := refresh.New(e.fetch, nowhere)
-				tok := old(t, s)
-				time.Sleep(40 * time.Second)
-				e.fail(failure{retryAfter: tt.retryAfter})
-				<-wantReplaced(t, s, tok, true)
-				e.fail(nil)
-				time.Sleep(50*time.Second - 1)
-				want(t, s, "t1")
-				time.Sleep(1 * time.Nanosecond)
-				want(t, s, "") // its end
-				time.Sleep(tt.want - 50*time.Second - 1)
-				want(t, s, "")
-				e.wantFetches(t, 2)
-				time.Sleep(1 * time.Nanosecond)
-				want(t, s, "t3")
-			})
+	for retryAfter, pause := range map[time.Duration]time.Duration{55 * time.Second: 55 * time.Second, time.Minute: time.Minute, 24 * time.Hour: time.Minute} {
+		bubble(t, 100*time.Second, func(t *testing.T, e *endpoint, s *refresh.Source) {
+			tok := old(t, s)
+			time.Sleep(40 * time.Second)
+			e.fail(failure{retryAfter: retryAfter})
+			<-wantReplaced(t, s, tok, true)
+			e.fail(nil)
+			time.Sleep(50*time.Second - 1)
+			want(t, s, "t1")
+			time.Sleep(1 * time.Nanosecond)
+			want(t, s, "") // its end
+			time.Sleep(pause - 50*time.Second - 1)
+			want(t, s, "")
+			e.wantFetches(t, 2)
+			time.Sleep(1 * time.Nanosecond)
+			want(t, s, "t3")
 		})
 	}
 }
 
 func TestAWallClockThatIsSetForwardAndBackStopsNoRenewal(t *testing.T) {
 	for _, again := range []bool{false, true} {
-		t.Run(fmt.Sprint("set forward again: ", again), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				e := &endpoint{lifetime: time.Hour}
-				s := refresh.New(e.fetch, nowhere)
-				want(t, s, "t1")
-				tok, _ := s.Token(t.Context())
-				time.Sleep(10 * time.Minute)
+		bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
+			want(t, s, "t1")
+			tok, _ := s.Token(t.Context())
+			time.Sleep(10 * time.Minute)
 
-				end, early := tok.Expiry, tok.Expiry.Add(-45*time.Minute)
-				set := func(expiry time.Time) { // as if now were another time
-					synctest.Wait()
-					tok.Expiry = expiry
-					<-time.After(1) // the race detector takes it for the cause of later timers
-				}
+			end, early := tok.Expiry, tok.Expiry.Add(-45*time.Minute)
+			set := func(expiry time.Time) { // as if now were another time
+				synctest.Wait()
+				tok.Expiry = expiry
+				<-time.After(1) // the race detector takes it for the cause of later timers
+			}
+			set(early)
+			e.fail(errBroken)
+			want(t, s, "t1")
+			e.wantFetches(t, 2)
+			set(end)
+			e.fail(nil)
+			time.Sleep(2 * time.Second) // over the pause
+
+			if again {
 				set(early)
-				e.fail(errors.New("out of order"))
 				want(t, s, "t1")
-				e.wantFetches(t, 2)
-				set(end)
-				e.fail(nil)
-				time.Sleep(2 * time.Second) // over the pause
-
-				if again {
-					set(early)
-					want(t, s, "t1")
-					synctest.Wait()
-					want(t, s, "t3")
-					return
-				}
-				time.Sleep(26*time.Minute - 3*time.Second)
-				e.wantFetches(t, 2)
-				time.Sleep(4*time.Minute + 2*time.Second)
-				e.wantFetches(t, 3)
+				synctest.Wait()
 				want(t, s, "t3")
-			})
+				return
+			}
+			time.Sleep(26*time.Minute - 3*time.Second)
+			e.wantFetches(t, 2)
+			time.Sleep(4*time.Minute + 2*time.Second)
+			e.wantFetches(t, 3)
+			want(t, s, "t3")
 		})
 	}
 }
 
 func TestASuccessorCountsAsUsedOnlyOnceItIsTaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &endpoint{lifetime: time.Hour}
-		s := refresh.New(e.fetch, nowhere)
+	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
 		<-wantReplaced(t, s, old(t, s), true)
 		want(t, s, "t2")
 		time.Sleep(41 * time.Minute)

@@ -1,15 +1,88 @@
-// Package kit has what the tests of several packages share.
+// Package kit has what the tests of several packages share: transports made of a function or of
+// replies, a log to read, a bubble with a stand-in, keys and certificates.
 package kit
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
 	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+	"weak"
 
 	"golang.org/x/oauth2"
+
+	"example.com/mosaic/mosaictest"
 )
+
+// Bubble runs test on a clock of its own, with a stand-in that answers in no time.
+func Bubble(t *testing.T, test func(t *testing.T, srv *mosaictest.Server)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		srv := mosaictest.NewInMemory()
+		defer srv.Close()
+		test(t, srv)
+	})
+}
+
+// Every calls f, and again after each pause, until so much time has passed.
+func Every(pause, total time.Duration, f func()) {
+	for end := time.Now().Add(total); time.Now().Before(end); time.Sleep(pause) {
+		f()
+	}
+}
+
+// Promptly returns src's token, and ends t if there is none or it takes time.
+func Promptly(t testing.TB, src oauth2.TokenSource) *oauth2.Token {
+	t.Helper()
+	begun := time.Now()
+	tok, err := src.Token()
+	if err != nil {
+		t.Fatalf("at %s a call failed: %v", begun.Format(time.TimeOnly), err)
+	}
+	if took := time.Since(begun); took != 0 {
+		t.Fatalf("at %s a call waited for %s; want none to wait", begun.Format(time.TimeOnly), took)
+	}
+	return tok
+}
+
+// Goroutines counts those of the caller's bubble once all are at rest: outside it the runtime's, and
+// those of earlier tests, come and go.
+func Goroutines(t testing.TB) int {
+	t.Helper()
+	synctest.Wait()
+	buf := make([]byte, 4<<20)
+	all := string(buf[:runtime.Stack(buf, true)])
+	own, _, _ := strings.Cut(all, "]") // the caller's comes first
+	_, bubble, ok := strings.Cut(own, "synctest bubble ")
+	if !ok {
+		t.Fatalf("the caller is in no bubble: %s", own)
+	}
+	return strings.Count(all, "synctest bubble "+bubble+"]")
+}
+
+// Collect fails t unless *p is garbage, except for the caller's pointer, whose last use the call is.
+func Collect[T any](t testing.TB, p *T) {
+	t.Helper()
+	ref := weak.Make(p)
+	p = nil
+	for range 10 {
+		runtime.GC()
+		if ref.Value() == nil {
+			return
+		}
+	}
+	t.Error("it is not collected, though nobody uses it any more")
+}
 
 // A RoundTripper is a transport made of a function.
 type RoundTripper func(*http.Request) (*http.Response, error)
@@ -19,6 +92,72 @@ func (f RoundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 // Over returns ctx with an HTTP client over rt.
 func Over(ctx context.Context, rt http.RoundTripper) context.Context {
 	return context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: rt})
+}
+
+// A Stub is a transport that answers with whole replies as they stand on the wire, one after the
+// other and the last again and again. An empty one is a connection that breaks off.
+type Stub struct {
+	Replies []string
+
+	mu   sync.Mutex
+	sent []Sent
+}
+
+// Sent is a request to a [Stub].
+type Sent struct {
+	Method, URL, Body string
+	Header            http.Header
+	At                time.Time
+}
+
+// Form returns the body as a form.
+func (s Sent) Form() url.Values {
+	form, _ := url.ParseQuery(s.Body)
+	return form
+}
+
+// Context returns ctx with an HTTP client over s.
+func (s *Stub) Context(ctx context.Context) context.Context { return Over(ctx, s) }
+
+// Requests returns what was sent.
+func (s *Stub) Requests() []Sent {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.sent)
+}
+
+func (s *Stub) RoundTrip(r *http.Request) (*http.Response, error) {
+	var body []byte
+	if r.Body != nil {
+		body, _ = io.ReadAll(r.Body)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sent = append(s.sent, Sent{r.Method, r.URL.String(), string(body), r.Header.Clone(), time.Now()})
+	reply := ""
+	if len(s.Replies) > 0 {
+		reply = s.Replies[0]
+	}
+	if len(s.Replies) > 1 {
+		s.Replies = s.Replies[1:]
+	}
+	return http.ReadResponse(bufio.NewReader(strings.NewReader(reply)), r)
+}
+
+// Reply returns a reply with a body, for a [Stub]. The header's lines are separated by CRLF.
+func Reply(status, header, body string) string {
+	if header != "" {
+		header += "\r\n"
+	}
+	return "HTTP/1.1 " + status + "\r\n" + header + "\r\n" + body
+}
+
+// TokenReply returns one with a token, and further members if there are any.
+func TokenReply(token, further string) string {
+	if further != "" {
+		further = "," + further
+	}
+	return Reply("200 OK", "Content-Type: application/json", `{"access_token":"`+token+`"`+further+`}`)
 }
 
 // A Log is the text of a logger. Its methods may be called concurrently.
@@ -50,4 +189,14 @@ func (l *Log) Take() string {
 	defer l.mu.Unlock()
 	defer l.text.Reset()
 	return l.text.String()
+}
+
+// Count returns the number of records with this text.
+func (l *Log) Count(text string) (n int) {
+	for line := range strings.Lines(l.String()) {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
 }

@@ -1,0 +1,119 @@
+package mosaictest
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"time"
+
+	"example.com/mosaic"
+)
+
+const (
+	defaultAudience = "userid-api"            // of a token without a resource
+	defaultScope    = "openid offline_access" // of the decoded token in Mosaic's documentation
+
+	// maxForm is far above any token request, client assertion included. Mosaic documents no limit;
+	// without one a client sending for ever is not noticed.
+	maxForm = 1 << 20
+)
+
+// AddResource configures a resource for the application: one of the customer's own, or one of
+// Mosaic's three services after [Server.RemoveResource]. Tokens for a resource of the customer's
+// own are valid on all paths except /verify, /risk and /xdv.
+func (s *Server) AddResource(r mosaic.Resource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resources[r] = true
+}
+
+// RemoveResource removes a resource of the application. Token requests for it are refused with
+// invalid_target; tokens already issued for it remain valid. At first the resources of Mosaic's
+// three services are configured, and no other.
+func (s *Server) RemoveResource(r mosaic.Resource) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.resources, r)
+}
+
+// serveToken reads the whole request first: net/http then notices when the client gives up.
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	var form url.Values
+	if err == nil {
+		form, err = parseForm(r.Header, body)
+	}
+	rec := s.record(&s.tokenRequests, w, r, body, form)
+	answer, failing := s.nextFault()
+	latency := s.current()
+
+	wait(r.Context(), latency.before)
+	now := s.now()
+	setDate(w, now)
+	if !failing {
+		answer = s.grant(r, form, err, now)
+	}
+	wait(r.Context(), latency.after)
+	answer.ServeHTTP(rec, r)
+}
+
+func parseForm(header http.Header, body []byte) (url.Values, error) {
+	mediaType, _, err := mime.ParseMediaType(header.Get("Content-Type"))
+	if err != nil || mediaType != "application/x-www-form-urlencoded" {
+		return nil, errors.New("the content type is not application/x-www-form-urlencoded")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		err = errors.New("the body is no form") // the error itself quotes it
+	}
+	return form, err
+}
+
+// grant answers a token request. formErr is the error of reading its form.
+func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time.Time) Fault {
+	invalid := func(status int, description string) Fault { return OAuthError(status, "invalid_request", description) }
+	var tooLarge *http.MaxBytesError
+	switch {
+	case r.Method != http.MethodPost:
+		refusal := invalid(http.StatusMethodNotAllowed, "the method is not POST")
+		refusal.Header.Set("Allow", http.MethodPost)
+		return refusal
+	case errors.As(formErr, &tooLarge):
+		return invalid(http.StatusRequestEntityTooLarge, "the body is larger than 1 MiB")
+	case formErr != nil:
+		return invalid(http.StatusBadRequest, formErr.Error())
+	case form.Get("client_secret") != "" && form.Get("client_assertion") != "":
+		return invalid(http.StatusBadRequest, "there are both a secret and an assertion") // RFC 6749 §2.3
+	}
+	for name, values := range form {
+		if len(values) > 1 { // RFC 6749 §3.2; RFC 8707 would allow several resources, Mosaic documents one
+			return invalid(http.StatusBadRequest, fmt.Sprintf("parameter %s is there more than once", name))
+		}
+	}
+	if err := s.authenticate(r, form, now); err != nil {
+		return OAuthError(http.StatusUnauthorized, "invalid_client", err.Error())
+	}
+	switch form.Get("grant_type") {
+	case "client_credentials":
+	case "":
+		return invalid(http.StatusBadRequest, "there is no grant_type")
+	default:
+		return OAuthError(http.StatusBadRequest, "unsupported_grant_type", "the grant type is not client_credentials")
+	}
+	resource := form.Get("resource")
+	if resource != "" && !s.configured(mosaic.Resource(resource)) {
+		return OAuthError(http.StatusBadRequest, "invalid_target", "the resource is not configured") // RFC 8707 §2
+	}
+	audience, scope := cmp.Or(resource, defaultAudience), cmp.Or(form.Get("scope"), defaultScope)
+	return tokenReply(http.StatusOK, s.mint(form.Get("client_id"), audience, scope, presented(r), now))
+}
+
+func (s *Server) configured(r mosaic.Resource) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.resources[r]
+}

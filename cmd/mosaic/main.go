@@ -1,0 +1,292 @@
+// Command mosaic prints access tokens for Transmit Security's Mosaic, their claims and the JWK Set
+// to submit, and checks a configuration. "mosaic help" describes it.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf16"
+
+	"golang.org/x/oauth2"
+
+	"example.com/mosaic"
+)
+
+// Signals keep their default action: Ctrl-C ends the process at once, even in a file read that
+// hangs, and a script around it, too. There is nothing to clean up.
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// verbs have the flags -endpoint and -client-id, and these.
+var verbs = map[string]struct {
+	run   func(*command, context.Context) error
+	flags []string
+}{
+	"token":  {(*command).token, []string{"resource", "json"}},
+	"claims": {(*command).claims, []string{"resource"}},
+	"jwks":   {(*command).jwks, nil},
+	"check":  {(*command).check, nil},
+}
+
+type service struct {
+	name     string // for -resource
+	resource mosaic.Resource
+}
+
+var services = []service{
+	{"verify", mosaic.IdentityVerification},
+	{"risk", mosaic.FraudPrevention},
+	{"xdv", mosaic.DataValidation},
+}
+
+// A command is one call of the program.
+type command struct {
+	verb           string
+	input          bool // "-": read standard input
+	json           bool
+	getenv         func(string) string // overridden by flags
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	terminal       bool  // stderr is one
+	err            error // the first one of stdout
+}
+
+// errPrinted is a failure already reported, on standard output.
+var errPrinted = errors.New("failed")
+
+// run returns the exit status.
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &command{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
+	if file, ok := stderr.(*os.File); ok {
+		info, err := file.Stat()
+		c.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	err := c.parse(args)
+	switch {
+	case err == nil:
+		err = verbs[c.verb].run(c, ctx)
+	case err == flag.ErrHelp:
+		c.print(strings.TrimSuffix(help, "\n"))
+		err = nil
+	default:
+		fmt.Fprintf(stderr, "mosaic: %v\n\n%s", err, usage)
+		return 2
+	}
+	switch err = cmp.Or(c.err, err); {
+	case err == nil:
+		return 0
+	case err != errPrinted:
+		c.note("%s", unprefixed(err))
+	}
+	return 1
+}
+
+func unprefixed(err error) string { return strings.TrimPrefix(err.Error(), "mosaic: ") }
+
+// mistyped matches what may be a mistyped command, and no token.
+var mistyped = regexp.MustCompile(`^[A-Za-z-]{1,12}$`)
+
+// parse takes flags before and behind words. Its errors show no other word: one may be a token.
+func (c *command) parse(args []string) error {
+	flags := flag.NewFlagSet("mosaic", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	endpoint, clientID, resource := flags.String("endpoint", "", ""), flags.String("client-id", "", ""), flags.String("resource", "", "")
+	flags.BoolVar(&c.json, "json", false, "")
+	var words []string
+	for len(args) > 0 {
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
+		if args = flags.Args(); len(args) > 0 {
+			words, args = append(words, args[0]), args[1:]
+		}
+	}
+	if len(words) == 0 {
+		return errors.New("a command is missing")
+	}
+	c.verb = words[0]
+	c.input = c.verb == "claims" && len(words) == 2 && words[1] == "-"
+	verb, ok := verbs[c.verb]
+	switch {
+	case c.verb == "help":
+		return flag.ErrHelp
+	case !ok && mistyped.MatchString(c.verb):
+		return fmt.Errorf("unknown command %q", c.verb)
+	case !ok:
+		return errors.New("unknown command")
+	case len(words) > 1 && !c.input:
+		return fmt.Errorf("too many arguments for mosaic %s", c.verb)
+	}
+
+	var err error
+	flags.Visit(func(f *flag.Flag) {
+		if !slices.Contains(append(verb.flags, "endpoint", "client-id"), f.Name) {
+			err = fmt.Errorf("mosaic %s has no flag -%s", c.verb, f.Name)
+		} else if f.Value.String() == "" {
+			err = fmt.Errorf("-%s is empty", f.Name)
+		}
+	})
+	if i := slices.IndexFunc(services, func(s service) bool { return s.name == *resource }); i >= 0 {
+		*resource = string(services[i].resource)
+	}
+	given := mosaic.Config{ClientID: cmp.Or(*clientID, "-"), ClientSecret: "-", Endpoint: mosaic.US, Resource: mosaic.Resource(*resource)}
+	if err == nil && *endpoint != "" {
+		err = given.Endpoint.UnmarshalText([]byte(*endpoint))
+	}
+	if err = cmp.Or(err, given.Validate()); err != nil {
+		text := strings.TrimPrefix(unprefixed(err), "invalid Config: ")
+		return errors.New(strings.NewReplacer("ClientID", "-client-id", "Resource", "-resource").Replace(text))
+	}
+	overridden := map[string]string{"MOSAIC_ENDPOINT": *endpoint, "MOSAIC_CLIENT_ID": *clientID, "MOSAIC_RESOURCE": *resource}
+	getenv := c.getenv
+	c.getenv = func(name string) string { return cmp.Or(overridden[name], getenv(name)) }
+	return nil
+}
+
+// print writes a line to standard output.
+func (c *command) print(text string) {
+	_, err := io.WriteString(c.stdout, text+"\n")
+	c.err = cmp.Or(c.err, err)
+}
+
+// note writes a line to standard error.
+func (c *command) note(format string, args ...any) {
+	fmt.Fprintf(c.stderr, "mosaic: "+format+"\n", args...)
+}
+
+// waiting notes a wait of more than a second on a terminal. The caller stops it.
+func (c *command) waiting(what string) (stop func() bool) {
+	return time.AfterFunc(time.Second, func() {
+		if c.terminal {
+			c.note("waiting for %s", what)
+		}
+	}).Stop
+}
+
+// request requests a token for resource.
+func (c *command) request(ctx context.Context, conf *mosaic.Config, resource mosaic.Resource) (*oauth2.Token, error) {
+	own := *conf
+	own.Resource = resource
+	defer c.waiting("a token of " + string(conf.Endpoint) + ", for up to 30 seconds")()
+	return own.Token(ctx)
+}
+
+// newToken requests a token for the configured resource.
+func (c *command) newToken(ctx context.Context) (*oauth2.Token, error) {
+	conf, err := mosaic.FromEnv(c.getenv)
+	if err != nil {
+		return nil, err
+	}
+	return c.request(ctx, conf, conf.Resource)
+}
+
+func (c *command) token(ctx context.Context) error {
+	tok, err := c.newToken(ctx)
+	if err != nil {
+		return err
+	}
+	text := tok.AccessToken
+	if c.json {
+		object, err := json.Marshal(map[string]string{
+			"access_token": tok.AccessToken,
+			"token_type":   tok.Type(),
+			"expiry":       tok.Expiry.UTC().Format(time.RFC3339),
+		})
+		if err != nil {
+			return err
+		}
+		text = string(object)
+	}
+	c.print(text)
+	if c.terminal && c.err == nil {
+		c.note("the token expires at %s, in %s", tok.Expiry.Format(time.RFC3339), left(tok))
+	}
+	return nil
+}
+
+func left(tok *oauth2.Token) time.Duration { return time.Until(tok.Expiry).Round(time.Second) }
+
+func (c *command) claims(ctx context.Context) error {
+	var tok *oauth2.Token
+	var err error
+	if c.input {
+		tok, err = c.readToken()
+	} else {
+		tok, err = c.newToken(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	parts := strings.Split(tok.AccessToken, ".")
+	if len(parts) != 3 {
+		return errors.New("the token is not a JWT: its claims cannot be read")
+	}
+	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+	claims = bytes.TrimSpace(claims)
+	if err != nil || !bytes.HasPrefix(claims, []byte("{")) || json.Indent(&text, claims, "", "  ") != nil {
+		return errors.New("the token is not a JWT: its claims are not JSON in base64url")
+	}
+	var b strings.Builder
+	for _, r := range text.String() {
+		if r == '\n' || unicode.IsPrint(r) {
+			b.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) { // a terminal might obey it
+			fmt.Fprintf(&b, `\u%04x`, unit)
+		}
+	}
+	c.print(b.String())
+	if c.input && c.err == nil {
+		c.note("the token is not verified: do not trust its claims")
+	}
+	return nil
+}
+
+// maxInput bounds standard input. Package mosaic accepts tokens of up to 16 KiB.
+const maxInput = 64 << 10
+
+// readToken reads a token from standard input, also from a header as curl -v shows it.
+func (c *command) readToken() (*oauth2.Token, error) {
+	defer c.waiting("a token on standard input")()
+	data, err := io.ReadAll(io.LimitReader(c.stdin, maxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("standard input: %w", err)
+	}
+	words := strings.Fields(string(data))
+	if n := len(words); n > 1 && strings.EqualFold(words[n-2], "Bearer") {
+		words = words[n-1:]
+	}
+	if len(words) != 1 || len(data) > maxInput {
+		return nil, errors.New("standard input is not one access token")
+	}
+	return &oauth2.Token{AccessToken: words[0]}, nil
+}
+
+func (c *command) jwks(context.Context) error {
+	conf, err := mosaic.FromEnv(c.getenv)
+	if err != nil {
+		return err
+	}
+	set, err := conf.JWKS()
+	if err != nil {
+		return err
+	}
+	c.print(string(set))
+	return nil
+}

@@ -408,7 +408,7 @@ func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	}
 	defer w.CloseIdleConnections()
 	begun := time.Now()
-	tok, err := guard.Call(context.Background(), guard.NewCalls(), "mosaic: token request", w.conf.Logger, func() (*refresh.Token, error) {
+	tok, err := guard.Call(context.Background(), guard.NewCalls(1), "mosaic: token request", w.conf.Logger, func() (*refresh.Token, error) {
 		return w.Token(ctx, string(c.Resource), refresh.Attempts)
 	})
 	if err != nil {
@@ -646,7 +646,7 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	if c.GetCredentials != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), jwksTimeout)
 		defer cancel()
-		current, err = guard.Call(ctx, guard.NewCalls(), "mosaic: GetCredentials", c.clone().Logger, func() (*grant.Credentials, error) { return c.get(ctx) })
+		current, err = guard.Call(ctx, guard.NewCalls(1), "mosaic: GetCredentials", c.clone().Logger, func() (*grant.Credentials, error) { return c.get(ctx) })
 		if err != nil {
 			return nil, redact.NewForeign("mosaic: JWKS: ", err, "")
 		}

@@ -89,7 +89,7 @@ func (c *Client) prepare(creds *Credentials) (*prepared, error) {
 	c.mu.Lock()
 	before := c.latest.Load()
 	if creds.Key != nil {
-		p.signing = guard.NewCalls()
+		p.signing = guard.NewCalls(guard.AtOnce)
 		if before != nil && before.Key != nil && assertion.SameSigner(before.Key.Signer, creds.Key.Signer) {
 			p.signing = before.signing
 		}
@@ -137,35 +137,26 @@ func (c *Client) RoundTripper(ctx context.Context) http.RoundTripper {
 	if c.wanting() {
 		ctx, cancel := patient(ctx)
 		defer cancel()
-		c.ask(ctx)
+		_, _ = guard.Call(ctx, c.asking, "mosaic: GetCredentials", c.Log, c.ask)
 	}
 	return c.latest.Load().roundTripper(c.HTTP.Transport)
 }
 
-// ask calls Get in the background, unless it failed in the last minute, and waits until ctx ends.
-func (c *Client) ask(ctx context.Context) {
-	for { // the slot is free again when Get has returned
-		select {
-		case c.asking <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
-		if !c.wanting() || time.Since(c.failed) < time.Minute {
-			<-c.asking
-			return
-		}
-		guard.Go("mosaic: GetCredentials", c.Log, func() (*prepared, error) {
-			ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
-			defer cancel()
-			p, _ := c.credentials(ctx)
-			return p, nil
-		}, func(*prepared, error) {
-			if c.wanting() {
-				c.failed = time.Now()
-			}
-			<-c.asking
-		})
+// ask calls Get once for all requests that wait, and goes on if the first of them ends. They use
+// c.latest; its results are for guard.Call only.
+func (c *Client) ask() (p *prepared, err error) {
+	if !c.wanting() || time.Since(c.failed) < time.Minute {
+		return nil, nil
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+	defer cancel()
+	defer func() { // also after a panic
+		if c.wanting() {
+			c.failed = time.Now()
+		}
+	}()
+	p, _ = c.credentials(ctx)
+	return p, nil
 }
 
 // wanting reports whether there are no credentials yet, or the certificate has expired.

@@ -14,7 +14,10 @@ import (
 )
 
 const (
-	atOnce   = 4               // calls of one function: parallel TLS handshakes need several; each can hang, so few
+	// AtOnce is the usual number of calls of a signer or a callback at a time: parallel TLS
+	// handshakes need several; each can hang, so few.
+	AtOnce = 4
+
 	patience = 5 * time.Second // from this age on a call counts as hung
 )
 
@@ -24,8 +27,8 @@ type Calls struct {
 	newest atomic.Pointer[time.Time] // when the newest call began; nil: one has returned since
 }
 
-// NewCalls returns Calls for a function called by up to four goroutines at a time.
-func NewCalls() *Calls { return &Calls{slots: make(chan struct{}, atOnce)} }
+// NewCalls returns Calls for a function called by up to atOnce goroutines at a time.
+func NewCalls(atOnce int) *Calls { return &Calls{slots: make(chan struct{}, atOnce)} }
 
 // ErrLate is wrapped by the error of a late function.
 var ErrLate = errors.New("did not return in time")
@@ -34,7 +37,7 @@ var ErrLate = errors.New("did not return in time")
 // all slots hang, it does not wait. The name is f's, in errors and in the log.
 func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logger, f func() (T, error)) (result T, err error) {
 	late := fmt.Errorf("%s %w", name, ErrLate)
-	if begun := calls.newest.Load(); len(calls.slots) == atOnce && begun != nil && time.Since(*begun) >= patience {
+	if begun := calls.newest.Load(); len(calls.slots) == cap(calls.slots) && begun != nil && time.Since(*begun) >= patience {
 		return result, late
 	}
 	select {
@@ -48,7 +51,7 @@ func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logge
 	var got T
 	var gotErr error
 	Go(name, log, f, func(result T, err error) {
-		calls.newest.Store(nil) // or the next four calls would look hung between taking a slot and the Store above
+		calls.newest.Store(nil) // or the next calls would look hung between taking a slot and the Store above
 		<-calls.slots
 		got, gotErr = result, err
 		close(done)

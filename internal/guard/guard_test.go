@@ -38,7 +38,7 @@ func TestACallBringsAResultOrAnError(t *testing.T) {
 			var log kit.Log
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			got, err := guard.Call(ctx, guard.NewCalls(), "the key", log.Logger(slog.LevelInfo), tt.f)
+			got, err := guard.Call(ctx, guard.NewCalls(guard.AtOnce), "the key", log.Logger(slog.LevelInfo), tt.f)
 			if text := fmt.Sprint(err); tt.want == "" && (err != nil || got != "signed") || tt.want != "" && (text != tt.want || got != "" || !errors.Is(err, tt.is) && tt.is != nil) {
 				t.Errorf("got %q and error %v; want error %q", got, err, tt.want)
 			}
@@ -61,7 +61,7 @@ func call(t *testing.T, calls *guard.Calls, f func() (int, error)) (took time.Du
 
 func TestFourCallsRunAtATimeAndOthersWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := guard.NewCalls()
+		calls := guard.NewCalls(guard.AtOnce)
 		for range 20 {
 			var running atomic.Int32
 			begun := time.Now()
@@ -97,7 +97,7 @@ func TestFourCallsRunAtATimeAndOthersWait(t *testing.T) {
 
 func TestACallThatHangsCostsOneGoroutineAndEndsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calls := guard.NewCalls()
+		calls := guard.NewCalls(guard.AtOnce)
 		mend := make(chan struct{})
 		fine := func() (int, error) { return 1, nil }
 		for n := range 4 {

@@ -180,7 +180,7 @@ func clone(t *http.Transport) *http.Transport {
 
 // present makes cert the one to present: another key or chain of the same leaf.
 func (t *Transport) present(cert *Certificate) {
-	k := &presentedKey{cert, guard.NewCalls(), t}
+	k := &presentedKey{cert, guard.NewCalls(guard.AtOnce), t}
 	if before := t.presented.Load(); before != nil {
 		if before := before.PrivateKey.(*presentedKey); assertion.SameSigner(before.signer, cert.signer) {
 			k.calls = before.calls

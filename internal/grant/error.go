@@ -96,11 +96,8 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	text := `"` + redact.Peer(raw, a.Secret, maxText) + `"`
 	e := &Error{what: text, transient: true}
 	var badCertificate *tls.CertificateVerificationError
-	var network *net.OpError
-	op := ""
-	if errors.As(err, &network) {
-		op = network.Op
-	}
+	network := new(net.OpError) // without an Op, unless err has one
+	_ = errors.As(err, &network)
 	switch closed, connect := errors.Is(err, io.EOF), refusedConnect(raw); {
 	case errors.As(err, &badCertificate):
 		e.what = withHint("the server's certificate does not verify ("+text+")", hintVerify)
@@ -116,19 +113,17 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 		e.what = withHint("the proxy refused CONNECT: "+statusText(connect), hintProxyAuth)
 	case connect != 0:
 		e.what = withHint("the proxy refused CONNECT: "+statusText(connect), hintProxy)
-	case op == "dial", op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
+	case network.Op == "dial", network.Op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
 		e.what = withHint(text, hintReach)
-	case a.via == nil:
-		if closed {
-			e.what = "the connection was closed before a reply came"
-		}
-	case strings.Contains(raw, "tls: failed to sign handshake") && a.via.SignErr() != nil:
+	case a.via != nil && strings.Contains(raw, "tls: failed to sign handshake") && a.via.SignErr() != nil:
 		e = ownError("no TLS handshake: ", a.via.SignErr(), a.Secret)
 		e.transient = true
-	case a.Certificate.Expired() != nil:
+	case a.via != nil && a.Certificate.Expired() != nil:
 		e.what = withHint(text, a.Certificate.Expired().Error())
-	case closed, op == "remote error", op == "read", op == "write": // in TLS 1.3 the alert may be lost
+	case a.via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
 		e.what = withHint(text, hintRefused)
+	case closed:
+		e.what = "the connection was closed before a reply came"
 	}
 	return e
 }

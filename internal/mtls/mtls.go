@@ -33,7 +33,6 @@ type Certificate struct {
 	Thumbprint      string // the leaf's x5t#S256 (RFC 8705 §3.1)
 
 	signer crypto.Signer
-	public crypto.PublicKey
 }
 
 // New returns a copy of cert, or an error if it cannot be presented. The key's Public method is
@@ -61,11 +60,11 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	if c.signer, ok = cert.PrivateKey.(crypto.Signer); !ok {
 		return nil, fmt.Errorf("Certificate has no usable private key (%T): want a crypto.Signer", cert.PrivateKey)
 	}
-	var err error
-	if c.public, err = assertion.PublicKey(c.signer); err != nil {
+	public, err := assertion.PublicKey(c.signer)
+	if err != nil {
 		return nil, errors.New("Certificate: its " + strings.Replace(err.Error(), "PrivateKey", "private key", 1))
 	}
-	if !assertion.SameKey(c.public, c.Leaf.PublicKey) {
+	if !assertion.SameKey(public, c.Leaf.PublicKey) {
 		return nil, errors.New("Certificate has a private key that does not match it")
 	}
 	sum := sha256.Sum256(c.Leaf.Raw)
@@ -211,7 +210,7 @@ type presentedKey struct {
 	t     *Transport
 }
 
-func (k *presentedKey) Public() crypto.PublicKey { return k.public }
+func (k *presentedKey) Public() crypto.PublicKey { return k.Leaf.PublicKey }
 
 func (k *presentedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return k.guarded(func() ([]byte, error) { return k.signer.Sign(rand, digest, opts) })

@@ -111,11 +111,7 @@ func (p *Pool) Transport(cert *Certificate) *Transport {
 	t := p.byLeaf[leaf].Value()
 	if t == nil {
 		t = newTransport(p.base, p.log)
-		for leaf, t := range p.byLeaf {
-			if t.Value() == nil {
-				delete(p.byLeaf, leaf)
-			}
-		}
+		maps.DeleteFunc(p.byLeaf, func(_ string, t weak.Pointer[Transport]) bool { return t.Value() == nil })
 		p.byLeaf[leaf] = weak.Make(t)
 	}
 	t.present(cert)

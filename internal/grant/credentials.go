@@ -50,9 +50,7 @@ func (c *Client) credentials(ctx context.Context) (*prepared, *Error) {
 	}
 	latest := c.latest.Load()
 	if latest == nil || ended(ctx) != nil {
-		failure := ownError("no credentials: ", err, "")
-		failure.transient = true
-		return nil, failure
+		return nil, ownError("no credentials: ", err, "")
 	}
 	foreign := redact.NewForeign("", err, latest.Secret)
 	c.mu.Lock()

@@ -58,8 +58,7 @@ func (e *Error) endedBy(cause error) *Error {
 // ownError returns the error of foreign code on the caller's side.
 func ownError(what string, err error, secret string) *Error {
 	own := redact.NewForeign(what, err, secret)
-	late := errors.Is(err, guard.ErrLate)
-	return &Error{what: own.Error(), cause: own, timeout: late, transient: late}
+	return &Error{what: own.Error(), cause: own, timeout: errors.Is(err, guard.ErrLate), transient: true}
 }
 
 // explain returns the Error for x/oauth2's.
@@ -116,8 +115,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	case network.Op == "dial", network.Op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
 		e.what = withHint(text, hintReach)
 	case a.via != nil && strings.Contains(raw, "tls: failed to sign handshake") && a.via.SignErr() != nil:
-		e = ownError("no TLS handshake: ", a.via.SignErr(), a.Secret)
-		e.transient = true
+		return ownError("no TLS handshake: ", a.via.SignErr(), a.Secret)
 	case a.via != nil && a.Certificate.Expired() != nil:
 		e.what = withHint(text, a.Certificate.Expired().Error())
 	case a.via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost

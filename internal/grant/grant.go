@@ -180,7 +180,9 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 			return a.Key.Sign(assertion.Claims{ClientID: a.ClientID, Audience: cmp.Or(a.Audience, a.url), Now: time.Now().Add(skew)})
 		})
 		if err != nil {
-			return nil, ownError("no client assertion: ", err, a.Secret)
+			failure := ownError("no client assertion: ", err, a.Secret)
+			failure.transient = failure.timeout // a signer that fails would fail again
+			return nil, failure
 		}
 		cc.EndpointParams.Set("client_assertion_type", assertion.Type)
 		cc.EndpointParams.Set("client_assertion", signed)

@@ -23,8 +23,9 @@ type Credentials struct {
 // prepared are Credentials ready for use.
 type prepared struct {
 	*Credentials
-	signing *guard.Calls    // of Key's signer; the same signer keeps it
-	via     *mtls.Transport // presents Certificate; nil without one
+	signing   *guard.Calls      // of Key's signer; the same signer keeps it
+	via       *mtls.Transport   // presents Certificate; nil without one
+	transport http.RoundTripper // via, or the caller's own transport
 }
 
 // getTimeout bounds a call of Get: a vault answers in less, and callers may wait.
@@ -73,7 +74,7 @@ func patient(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // prepare makes creds the latest and closes the idle connections of the certificate before.
 func (c *Client) prepare(creds *Credentials) (*prepared, error) {
-	p := &prepared{Credentials: creds}
+	p := &prepared{Credentials: creds, transport: c.HTTP.Transport}
 	if creds.Certificate != nil {
 		if c.poolErr != nil {
 			way := "set TLSClientAuth instead, and let the HTTP client present it"
@@ -83,6 +84,7 @@ func (c *Client) prepare(creds *Credentials) (*prepared, error) {
 			return nil, fmt.Errorf("cannot present Certificate without %w: %s", c.poolErr, way)
 		}
 		p.via = c.pool.Transport(creds.Certificate)
+		p.transport = p.via
 	}
 	c.mu.Lock()
 	before := c.latest.Load()
@@ -98,14 +100,6 @@ func (c *Client) prepare(creds *Credentials) (*prepared, error) {
 		before.via.CloseIdleConnections()
 	}
 	return p, nil
-}
-
-// roundTripper returns a RoundTripper presenting p's certificate, or plain without one.
-func (p *prepared) roundTripper(plain http.RoundTripper) http.RoundTripper {
-	if p == nil || p.via == nil {
-		return plain
-	}
-	return p.via
 }
 
 // noteObtained logs a change of credentials since the last token.
@@ -137,7 +131,10 @@ func (c *Client) RoundTripper(ctx context.Context) http.RoundTripper {
 		defer cancel()
 		_, _ = guard.Call(ctx, c.asking, "mosaic: GetCredentials", c.Log, c.ask)
 	}
-	return c.latest.Load().roundTripper(c.HTTP.Transport)
+	if p := c.latest.Load(); p != nil {
+		return p.transport
+	}
+	return c.HTTP.Transport
 }
 
 // ask calls Get once for all requests that wait, and goes on if the first of them ends. They use

@@ -188,7 +188,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	a.exchange.base = a.roundTripper(a.HTTP.Transport)
+	a.exchange.base = a.transport
 	client := &http.Client{
 		Transport:     &a.exchange,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

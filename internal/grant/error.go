@@ -83,7 +83,9 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 			e.what += `: "` + redact.Peer(err.Error(), a.Secret, maxText) + `"`
 		}
 	}
-	e.what = withHint(e.what, a.hint(code))
+	if hint := a.hint(code); hint != "" {
+		e.what += ": " + hint
+	}
 	return e
 }
 
@@ -99,27 +101,27 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	_ = errors.As(err, &network)
 	switch closed, connect := errors.Is(err, io.EOF), refusedConnect(raw); {
 	case errors.As(err, &badCertificate):
-		e.what = withHint("the server's certificate does not verify ("+text+")", hintVerify)
+		e.what = "the server's certificate does not verify (" + text + "): " + hintVerify
 		e.transient, e.refused = false, true
 	case ended(ctx) != nil:
 		e.what, e.timeout = "no reply in time", true
 		if own := a.timeout(requestTimeout); own < requestTimeout && time.Since(a.sent) < attemptTimeout {
-			e.what = fmt.Sprintf("no reply in time: the Timeout of the HTTP client is %s", own)
+			e.what += ": the Timeout of the HTTP client is " + own.String()
 		}
 	case a.exchange.status != 0:
 		e.what = "the reply broke off: " + text
 	case connect == http.StatusProxyAuthRequired:
-		e.what = withHint("the proxy refused CONNECT: "+statusText(connect), hintProxyAuth)
+		e.what = "the proxy refused CONNECT: " + statusText(connect) + ": " + hintProxyAuth
 	case connect != 0:
-		e.what = withHint("the proxy refused CONNECT: "+statusText(connect), hintProxy)
+		e.what = "the proxy refused CONNECT: " + statusText(connect) + ": " + hintProxy
 	case network.Op == "dial", network.Op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
-		e.what = withHint(text, hintReach)
+		e.what = text + ": " + hintReach
 	case a.via != nil && strings.Contains(raw, "tls: failed to sign handshake") && a.via.SignErr() != nil:
 		return ownError("no TLS handshake: ", a.via.SignErr(), a.Secret)
 	case a.via != nil && a.Certificate.Expired() != nil:
-		e.what = withHint(text, a.Certificate.Expired().Error())
+		e.what = text + ": " + a.Certificate.Expired().Error()
 	case a.via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
-		e.what = withHint(text, hintRefused)
+		e.what = text + ": " + hintRefused
 	case closed:
 		e.what = "the connection was closed before a reply came"
 	}
@@ -234,11 +236,4 @@ func (a *attempt) hintTarget() string {
 		}
 	}
 	return fmt.Sprintf("check Resource: %q %s", redact.Own(a.resource, "", 200), configured)
-}
-
-func withHint(what, hint string) string {
-	if hint == "" {
-		return what
-	}
-	return what + ": " + hint
 }

@@ -11,7 +11,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/asn1"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math/big"
@@ -38,11 +37,11 @@ const (
 	minRSA = 2048 // bits, by RFC 7518 §3.3 and §3.5
 )
 
-// An algorithm signs with keys of one kind.
+// An algorithm is a jwt.SigningMethod that signs with a [Key] of one kind.
 type algorithm struct {
-	name, kind string
-	opts       crypto.SignerOpts
-	verifier   jwt.SigningMethod
+	jwt.SigningMethod // verifies
+	kind              string
+	opts              crypto.SignerOpts
 }
 
 var pss = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256} // RFC 7518 §3.5
@@ -50,10 +49,10 @@ var pss = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.
 // algorithms are those of Mosaic and FAPI 2.0, the default of a kind first. golang-jwt's own PS256
 // verifies a salt of any length.
 var algorithms = []algorithm{
-	{"RS256", "RSA", crypto.SHA256, jwt.SigningMethodRS256},
-	{"PS256", "RSA", pss, &jwt.SigningMethodRSAPSS{SigningMethodRSA: jwt.SigningMethodPS256.SigningMethodRSA, Options: pss}},
-	{"ES256", "P-256", crypto.SHA256, jwt.SigningMethodES256},
-	{"EdDSA", "Ed25519", crypto.Hash(0), jwt.SigningMethodEdDSA},
+	{jwt.SigningMethodRS256, "RSA", crypto.SHA256},
+	{&jwt.SigningMethodRSAPSS{SigningMethodRSA: jwt.SigningMethodPS256.SigningMethodRSA, Options: pss}, "RSA", pss},
+	{jwt.SigningMethodES256, "P-256", crypto.SHA256},
+	{jwt.SigningMethodEdDSA, "Ed25519", crypto.Hash(0)},
 }
 
 // find returns the named algorithm, if it fits the key. The empty name is for the default.
@@ -65,12 +64,12 @@ func find(pub crypto.PublicKey, name string) (algorithm, error) {
 	var fit []string
 	known := name == ""
 	for _, a := range algorithms {
-		known = known || a.name == name
+		known = known || a.Alg() == name
 		if a.kind == kind {
-			if name == "" || a.name == name {
+			if name == "" || a.Alg() == name {
 				return a, nil
 			}
-			fit = append(fit, a.name)
+			fit = append(fit, a.Alg())
 		}
 	}
 	switch {
@@ -153,7 +152,7 @@ func NewKey(signer crypto.Signer, algorithm, id string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	jwk, err := NewJWK(pub, alg.name, id)
+	jwk, err := NewJWK(pub, alg.Alg(), id)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +170,7 @@ type Claims struct {
 // signer is wrapped; a panic of it is not recovered.
 func (k *Key) Sign(c Claims) (string, error) {
 	// Some servers refuse aud as an array, as jwt.RegisteredClaims would write it.
-	token := jwt.NewWithClaims(k.algorithm.verifier, jwt.MapClaims{
+	token := jwt.NewWithClaims(k.algorithm, jwt.MapClaims{
 		"iss": c.ClientID,
 		"sub": c.ClientID,
 		"aud": c.Audience,
@@ -180,33 +179,26 @@ func (k *Key) Sign(c Claims) (string, error) {
 		"jti": rand.Text(),
 	})
 	token.Header["kid"] = k.JWK.KeyID
-	signingString, err := token.SigningString()
-	if err != nil {
-		return "", err
-	}
-	signature, err := k.signature(signingString)
-	if err != nil {
-		return "", err
-	}
-	return signingString + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+	return token.SignedString(k)
 }
 
-// signature returns the JWS signature of signingString (RFC 7518 §3). golang-jwt signs with its own
-// types of key only, so the signer is asked directly.
-func (k *Key) signature(signingString string) ([]byte, error) {
-	signature, err := crypto.SignMessage(k.Signer, rand.Reader, []byte(signingString), k.algorithm.opts)
+// Sign returns the JWS signature of signingString by key, a *Key (RFC 7518 §3). golang-jwt signs
+// with its own types of key only, so the signer is asked directly.
+func (a algorithm) Sign(signingString string, key any) ([]byte, error) {
+	k := key.(*Key)
+	signature, err := crypto.SignMessage(k.Signer, rand.Reader, []byte(signingString), a.opts)
 	if err != nil {
 		return nil, redact.NewForeign("PrivateKey could not sign: ", err, "")
 	}
-	if k.algorithm.name == "ES256" {
+	if a.kind == "P-256" {
 		if signature, err = fixedWidth(signature); err != nil {
 			return nil, err
 		}
 	}
 	// A server would say invalid_client and nothing else.
-	if k.algorithm.verifier.Verify(signingString, signature, k.Public) != nil {
+	if a.Verify(signingString, signature, k.Public) != nil {
 		return nil, fmt.Errorf("PrivateKey's %s signature does not verify with its own public key: "+
-			"its name or alias may now stand for another key, or it did not sign as it was asked to", k.algorithm.name)
+			"its name or alias may now stand for another key, or it did not sign as it was asked to", a.Alg())
 	}
 	return signature, nil
 }

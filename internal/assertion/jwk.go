@@ -36,8 +36,10 @@ type JWK struct {
 // CertificateJWK returns the JWK of a certificate's key with its chain, the certificate first. Keys
 // on P-384 and P-521 sign no assertions and get no alg.
 func CertificateJWK(pub crypto.PublicKey, chain [][]byte) (JWK, error) {
-	alg, _ := find(pub, "")
-	jwk, err := NewJWK(pub, alg.name, "")
+	jwk, err := NewJWK(pub, "", "")
+	if alg, err := find(pub, ""); err == nil {
+		jwk.Algorithm = alg.Alg()
+	}
 	jwk.X5C = chain
 	return jwk, err
 }

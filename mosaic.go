@@ -664,11 +664,7 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	}
 	var keys []assertion.JWK
 	for _, creds := range all {
-		own, err := creds.JWKs()
-		if err != nil {
-			return nil, fmt.Errorf("mosaic: Certificate: %w", err)
-		}
-		keys = append(keys, own...)
+		keys = append(keys, creds.JWKs()...)
 	}
 	if keys == nil {
 		return nil, errors.New("mosaic: JWKS needs a PrivateKey or a Certificate: a secret has no public key")

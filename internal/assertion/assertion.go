@@ -17,6 +17,7 @@ import (
 	"reflect"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"example.com/mosaic/internal/redact"
 	"github.com/golang-jwt/jwt/v5"
@@ -152,11 +153,10 @@ func NewKey(signer crypto.Signer, algorithm, id string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	jwk, err := NewJWK(pub, alg.Alg(), id)
-	if err != nil {
-		return nil, err
+	if !utf8.ValidString(id) { // JSON would change it
+		return nil, errors.New("KeyID is not valid UTF-8")
 	}
-	return &Key{signer, pub, jwk, alg}, nil
+	return &Key{signer, pub, NewJWK(pub, alg.Alg(), id), alg}, nil
 }
 
 // Claims are an assertion's variable claims.

@@ -8,11 +8,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/big"
 	"reflect"
-	"unicode/utf8"
 )
 
 // A JWK is a public key as a JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2). It has no member
@@ -35,41 +33,34 @@ type JWK struct {
 
 // CertificateJWK returns the JWK of a certificate's key with its chain, the certificate first. Keys
 // on P-384 and P-521 sign no assertions and get no alg.
-func CertificateJWK(pub crypto.PublicKey, chain [][]byte) (JWK, error) {
-	jwk, err := NewJWK(pub, "", "")
+func CertificateJWK(pub crypto.PublicKey, chain [][]byte) JWK {
+	jwk := NewJWK(pub, "", "")
 	if alg, err := find(pub, ""); err == nil {
 		jwk.Algorithm = alg.Alg()
 	}
 	jwk.X5C = chain
-	return jwk, err
+	return jwk
 }
 
-// NewJWK returns the JWK of a client's public key. The empty id is the key's RFC 7638 SHA-256
-// thumbprint. Invalid UTF-8 is refused: JSON would change it.
-func NewJWK(pub crypto.PublicKey, algorithm, id string) (JWK, error) {
-	kind, err := kindOf(pub)
-	if err == nil && !utf8.ValidString(id) {
-		err = errors.New("KeyID is not valid UTF-8")
-	}
-	if err != nil {
-		return JWK{}, err
-	}
+// NewJWK returns the JWK of a public key from [PublicKey]. The empty id is the key's RFC 7638
+// SHA-256 thumbprint.
+func NewJWK(pub crypto.PublicKey, algorithm, id string) JWK {
 	jwk := JWK{Use: "sig", KeyID: id, Algorithm: algorithm}
 	encode := base64.RawURLEncoding.EncodeToString
 	switch pub := pub.(type) {
 	case *rsa.PublicKey:
 		jwk.KeyType, jwk.N, jwk.E = "RSA", encode(pub.N.Bytes()), encode(big.NewInt(int64(pub.E)).Bytes())
 	case *ecdsa.PublicKey:
-		point, _ := pub.Bytes()                                 // without an error, by kindOf
+		point, _ := pub.Bytes()                                 // without an error, by PublicKey
 		x, y := point[1:len(point)/2+1], point[len(point)/2+1:] // behind the 4 of an uncompressed one (SEC 1 §2.3.3)
-		jwk.KeyType, jwk.Curve, jwk.X, jwk.Y = "EC", kind, encode(x), encode(y)
+		jwk.KeyType, jwk.Curve, jwk.X, jwk.Y = "EC", pub.Params().Name, encode(x), encode(y)
 	case ed25519.PublicKey:
-		jwk.KeyType, jwk.Curve, jwk.X = "OKP", kind, encode(pub)
+		jwk.KeyType, jwk.Curve, jwk.X = "OKP", "Ed25519", encode(pub)
 	}
 	if id == "" {
 		jwk.KeyID = jwk.Thumbprint()
 	}
-	return jwk, nil
+	return jwk
 }
 
 // Thumbprint returns the SHA-256 thumbprint (RFC 7638) in base64url.

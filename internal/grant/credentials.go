@@ -168,7 +168,7 @@ func (c *Client) CloseIdleConnections() {
 }
 
 // JWKs returns the public keys, the certificate's with its chain.
-func (c *Credentials) JWKs() (keys []assertion.JWK, err error) {
+func (c *Credentials) JWKs() (keys []assertion.JWK) {
 	if c.Key != nil {
 		keys = append(keys, c.Key.JWK)
 	}
@@ -176,10 +176,9 @@ func (c *Credentials) JWKs() (keys []assertion.JWK, err error) {
 		public, chain := c.Certificate.Leaf.PublicKey, c.Certificate.Certificate.Certificate
 		if c.Key != nil && assertion.SameKey(c.Key.Public, public) {
 			keys[0].X5C = chain
-			return keys, nil
+			return keys
 		}
-		jwk, err := assertion.CertificateJWK(public, chain)
-		return append(keys, jwk), err
+		keys = append(keys, assertion.CertificateJWK(public, chain))
 	}
-	return keys, nil
+	return keys
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic"
+	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/redact"
 )
 
@@ -33,8 +33,8 @@ func (c *command) check(ctx context.Context) error {
 	c.checkConnection(ctx, string(conf.Endpoint))
 	err = c.checkTokens(ctx, conf, cmp.Or(creds.ClientSecret, conf.ClientSecret))
 	if creds.PrivateKey != nil {
-		kid, err := keyID(conf)
-		c.line("key", err, "kid %s, does not expire; Mosaic needs the output of mosaic jwks", redact.Own(kid, "", 64))
+		kid := assertion.NewJWK(creds.PrivateKey.Public(), "", creds.KeyID).KeyID
+		c.line("key", nil, "kid %s, does not expire; Mosaic needs the output of mosaic jwks", redact.Own(kid, "", 64))
 	}
 	if creds.Certificate != nil {
 		c.checkCertificate(creds.Certificate.Leaf)
@@ -160,19 +160,6 @@ func (c *command) checkTokens(ctx context.Context, conf *mosaic.Config, secret s
 func notConfigured(err error) bool {
 	var refusal *oauth2.RetrieveError
 	return errors.As(err, &refusal) && refusal.ErrorCode == "invalid_target"
-}
-
-// keyID returns the kid of the private key, the first one in the JWK Set.
-func keyID(conf *mosaic.Config) (string, error) {
-	data, err := conf.JWKS()
-	if err != nil {
-		return "", err
-	}
-	var set struct{ Keys []struct{ Kid string } }
-	if err := json.Unmarshal(data, &set); err != nil {
-		return "", err
-	}
-	return set.Keys[0].Kid, nil
 }
 
 // checkCertificate fails in the last 14 days: somebody may have to submit another certificate to

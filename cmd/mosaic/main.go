@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -97,10 +96,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 
 func unprefixed(err error) string { return strings.TrimPrefix(err.Error(), "mosaic: ") }
 
-// mistyped matches what may be a mistyped command, and no token.
-var mistyped = regexp.MustCompile(`^[A-Za-z-]{1,12}$`)
-
-// parse takes flags before and behind words. Its errors show no other word: one may be a token.
+// parse takes flags before and behind words. Its errors show no unknown word: one may be a token.
 func (c *command) parse(args []string) error {
 	flags := flag.NewFlagSet("mosaic", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -124,8 +120,6 @@ func (c *command) parse(args []string) error {
 	switch {
 	case c.verb == "help":
 		return flag.ErrHelp
-	case !ok && mistyped.MatchString(c.verb):
-		return fmt.Errorf("unknown command %q", c.verb)
 	case !ok:
 		return errors.New("unknown command")
 	case len(words) > 1 && !c.input:

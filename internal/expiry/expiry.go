@@ -2,11 +2,8 @@
 package expiry
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
-	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -100,27 +97,17 @@ func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Durat
 // times returns the exp and iat claims of a JWT, zero if there is no usable one. Other claims and
 // the signature are Mosaic's to judge.
 func times(token string) (exp, iat time.Time) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 { // opaque, or encrypted
-		return exp, iat
-	}
-	payload, err := jwt.NewParser().DecodeSegment(parts[1])
-	if err != nil {
-		return exp, iat
-	}
-	var claims map[string]json.RawMessage // not a struct, whose fields would match "EXP" too
-	if json.Unmarshal(payload, &claims) != nil {
-		return exp, iat
-	}
+	claims := jwt.MapClaims{} // empty if the token is opaque or encrypted
+	_, _, _ = jwt.NewParser().ParseUnverified(token, claims)
 	return numericDate(claims["exp"]), numericDate(claims["iat"])
 }
 
 // numericDate returns the time of a NumericDate (RFC 7519 §2), rounded down to the second; zero
 // outside the years 1970 to 9999.
-func numericDate(raw json.RawMessage) time.Time {
-	var seconds float64
-	if json.Unmarshal(raw, &seconds) != nil || seconds <= 0 || seconds >= 253402300800 {
+func numericDate(claim any) time.Time {
+	seconds, _ := claim.(float64)
+	if seconds <= 0 || seconds >= 253402300800 {
 		return time.Time{}
 	}
-	return time.Unix(int64(math.Floor(seconds)), 0)
+	return time.Unix(int64(seconds), 0)
 }

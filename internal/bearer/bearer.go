@@ -199,18 +199,14 @@ var challenge = regexp.MustCompile(`([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)|
 
 // saysInvalidToken reports whether a 401 is for the token (RFC 6750 §3.1).
 func saysInvalidToken(h http.Header) bool {
-	rest := maxChallenges
-	for _, value := range h["Www-Authenticate"] {
-		value = value[:min(len(value), rest)]
-		rest -= len(value)
-		scheme := ""
-		for _, m := range challenge.FindAllStringSubmatch(value, -1) {
-			switch {
-			case m[3] != "":
-				scheme = m[3]
-			case strings.EqualFold(scheme, "Bearer") && strings.EqualFold(m[1], "error") && strings.Trim(m[2], `"`) == "invalid_token":
-				return true
-			}
+	challenges := strings.Join(h["Www-Authenticate"], ",") // the same (RFC 9110 §5.3)
+	scheme := ""
+	for _, m := range challenge.FindAllStringSubmatch(challenges[:min(len(challenges), maxChallenges)], -1) {
+		switch {
+		case m[3] != "":
+			scheme = m[3]
+		case strings.EqualFold(scheme, "Bearer") && strings.EqualFold(m[1], "error") && strings.Trim(m[2], `"`) == "invalid_token":
+			return true
 		}
 	}
 	return false

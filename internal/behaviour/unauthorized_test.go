@@ -103,7 +103,7 @@ func TestWhichRequestsAreSentAgainAfterA401(t *testing.T) {
 	once := func() io.Reader { return newStreamed() }
 	none := func() io.Reader { return nil }
 	empty := func() io.Reader { return http.NoBody }
-	const post, long = "POST", 8<<10 - len(invalidToken)
+	const post, long = "POST", 8<<10 - len(","+invalidToken)
 	for _, tt := range []struct {
 		name, method, header, challenge string
 		body                            func() io.Reader

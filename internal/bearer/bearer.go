@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,7 @@ type Transport struct {
 
 	logOwn sync.Once // a request with an Authorization of its own was logged
 	mu     sync.Mutex
-	logged map[[2]string]bool // host and reason of requests without a token; guarded by mu
+	logged [][2]string // host and reason of requests without a token; guarded by mu
 }
 
 // RoundTrip sends req with a token, or as it is: to an unknown origin, or with an Authorization of
@@ -119,11 +120,8 @@ const (
 func (t *Transport) logWithout(host, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if key := [2]string{host, reason}; !t.logged[key] && len(t.logged) < maxLogged {
-		if t.logged == nil {
-			t.logged = make(map[[2]string]bool)
-		}
-		t.logged[key] = true
+	if key := [2]string{host, reason}; len(t.logged) < maxLogged && !slices.Contains(t.logged, key) {
+		t.logged = append(t.logged, key)
 		t.Log.Warn(sentWithout, "host", host, "reason", reason)
 	}
 }

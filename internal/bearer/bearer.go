@@ -237,18 +237,19 @@ func readBody(ctx context.Context, res *http.Response) bool {
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { body.Close(); close(closed) })
 	head, err := io.ReadAll(io.LimitReader(body, maxBody+1))
-	inTime := stop()
-	if err == nil && len(head) <= maxBody {
+	late := !stop()
+	if late {
+		<-closed // the caller may close it again
+	}
+	rest := io.Reader(body)
+	switch {
+	case err == nil && len(head) <= maxBody:
 		body.Close()
 		res.Body = io.NopCloser(bytes.NewReader(head))
 		return true
-	}
-	rest := io.Reader(body)
-	if !inTime {
-		<-closed
-		err = cmp.Or(res.Request.Context().Err(), errSlowBody)
-	}
-	if err != nil {
+	case late:
+		rest = failing{cmp.Or(res.Request.Context().Err(), errSlowBody)}
+	case err != nil:
 		rest = failing{err}
 	}
 	res.Body = struct {

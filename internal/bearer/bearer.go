@@ -82,7 +82,7 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 	r := req
 	for range maxRedirects {
 		switch {
-		case r.URL == nil || !t.Knows(r.URL):
+		case r == nil || r.URL == nil || !t.Knows(r.URL):
 			if r == req {
 				return "its origin is not known: check Endpoint, Resource and Hosts, and that the URL is https"
 			}
@@ -93,8 +93,6 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 			return "the request before the redirect had an Authorization of its own"
 		case r.Response == nil:
 			return ""
-		case r.Response.Request == nil:
-			return "it was redirected by an unknown request"
 		}
 		r = r.Response.Request
 	}

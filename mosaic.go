@@ -589,12 +589,7 @@ func (c *Config) wire(ctx context.Context) (*wired, error) {
 
 // contextClient returns a copy of ctx's HTTP client, or of the default one. It has a Transport.
 func contextClient(ctx context.Context) *http.Client {
-	client := *http.DefaultClient
-	if ctx != nil {
-		if own, ok := ctx.Value(oauth2.HTTPClient).(*http.Client); ok && own != nil {
-			client = *own
-		}
-	}
+	client := *cmp.Or(oauth2.NewClient(ctx, nil), http.DefaultClient) // the context's may be nil
 	if client.Transport == nil {
 		client.Transport = http.DefaultTransport
 	}

@@ -601,10 +601,7 @@ func contextClient(ctx context.Context) *http.Client {
 func (c *Config) clone() *Config {
 	d := *c
 	d.Hosts, d.Scopes = slices.Clone(c.Hosts), slices.Clone(c.Scopes)
-	d.EndpointParams = make(url.Values, len(c.EndpointParams))
-	for name, values := range c.EndpointParams {
-		d.EndpointParams[name] = slices.Clone(values)
-	}
+	d.EndpointParams = url.Values(http.Header(c.EndpointParams).Clone()) // maps.Clone would share the values
 	d.Logger = slog.New(slog.DiscardHandler)
 	if c.Logger != nil {
 		d.Logger = slog.New(guard.Handler{To: c.Logger.Handler()}).With("client_id", c.ClientID, "endpoint", string(c.Endpoint))

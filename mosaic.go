@@ -331,17 +331,12 @@ func (c *Config) problems() (fixed *grant.Credentials, p problems) {
 			p.add("Hosts: %s %v", quoteURL(host), err)
 		}
 	}
-	for _, name := range ownParams {
+	for _, name := range []string{"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope"} {
 		if _, ok := c.EndpointParams[name]; ok {
 			p.add("EndpointParams may not set %q", name)
 		}
 	}
 	return fixed, p
-}
-
-// ownParams may not be set by EndpointParams.
-var ownParams = []string{
-	"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope",
 }
 
 // checkText reports control characters and invalid UTF-8.

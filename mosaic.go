@@ -434,7 +434,7 @@ func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 // safe for concurrent use. It needs no Close: an idle one makes no requests.
 type TokenSource struct {
 	source *refresh.Source // a pointer: fmt does not look behind it
-	err    error
+	err    error           // of an invalid Config; source is then nil
 }
 
 var errZeroSource = errors.New("mosaic: a TokenSource is made by Config.TokenSource")
@@ -449,11 +449,8 @@ func (s *TokenSource) Token() (*oauth2.Token, error) {
 // TokenContext is Token, but its wait ends with ctx, with an error that wraps ctx's. The request
 // goes on for others. A valid token is returned even if ctx has ended.
 func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
-	switch {
-	case s.err != nil:
-		return nil, s.err
-	case s.source == nil:
-		return nil, errZeroSource
+	if s.source == nil {
+		return nil, cmp.Or(s.err, errZeroSource)
 	}
 	tok, err := s.source.Token(ctx)
 	if err != nil {

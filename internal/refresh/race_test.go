@@ -3,7 +3,6 @@ package refresh
 import (
 	"context"
 	"log/slog"
-	"runtime"
 	"testing"
 	"time"
 
@@ -18,19 +17,8 @@ func TestASuccessorThatHasJustComeIsNotRenewed(t *testing.T) {
 	}
 	s := New(func(context.Context, int) (*Token, error) { return token(time.Hour), nil }, slog.New(slog.DiscardHandler))
 	old := &entry{Token: token(time.Minute), due: 20 * time.Minute}
-	s.current.Store(old)
-
-	s.mu.Lock() // as the end of a request does
-	done := make(chan struct{})
-	go func() { defer close(done); _, _ = s.Token(t.Context()) }()
-	for !old.renewing.Load() {
-		runtime.Gosched()
-	}
 	s.current.Store(&entry{Token: token(time.Hour), due: 20 * time.Minute})
-	s.mu.Unlock()
-	<-done
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.renew(old)
 	if s.inflight != nil {
 		t.Error("a fresh token is being renewed")
 	}

@@ -98,10 +98,9 @@ type Source struct {
 // An entry is the current token with its use.
 type entry struct {
 	*Token
-	due      time.Duration // a renewal begins this long before the end
-	margin   time.Duration // callers count it as expired this long before the end
-	used     atomic.Bool
-	renewing atomic.Bool // its renewal was begun; the timer retries it
+	due    time.Duration // a renewal begins this long before the end
+	margin time.Duration // callers count it as expired this long before the end
+	used   atomic.Bool
 }
 
 // take returns the token and marks it as used.
@@ -131,7 +130,9 @@ func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slo
 	weakly := weak.Make(s) // a dropped source is collected
 	s.timer = time.AfterFunc(time.Hour, func() {
 		if s := weakly.Value(); s != nil {
-			s.tick()
+			if e := s.current.Load(); e != nil && e.used.Load() {
+				s.renew(e)
+			}
 		}
 	})
 	s.timer.Stop()
@@ -147,12 +148,8 @@ func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slo
 func (s *Source) Token(ctx context.Context) (*Token, error) {
 	if e := s.current.Load(); e != nil {
 		if left := e.left(time.Now()); left > e.margin {
-			if left <= e.due && !e.renewing.Load() && e.renewing.CompareAndSwap(false, true) {
-				s.mu.Lock()
-				if s.current.Load() == e {
-					s.renew()
-				}
-				s.mu.Unlock()
+			if left <= e.due {
+				s.renew(e)
 			}
 			return e.take(), nil
 		}
@@ -160,9 +157,16 @@ func (s *Source) Token(ctx context.Context) (*Token, error) {
 	return s.wait(ctx)
 }
 
-// renew begins a request, except in a pause: at its end the timer does. The caller holds s.mu.
-func (s *Source) renew() {
-	if !time.Now().Before(s.pausedUntil) {
+// renew begins a request if e is current and due, except in a pause: at its end the timer does.
+func (s *Source) renew(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	switch left := e.left(now); {
+	case s.current.Load() != e, left <= 0: // an expired one waits for a call
+	case left > e.due: // the wall clock was set back
+		s.timer.Reset(left - e.due)
+	case !now.Before(s.pausedUntil):
 		s.join()
 	}
 }
@@ -352,24 +356,6 @@ func (s *Source) fail(r *request, err error, now time.Time) {
 // doubled returns the n-th pause, n counting from one.
 func doubled(n int, limit time.Duration) time.Duration {
 	return min(firstPause<<min(n-1, 10), limit)
-}
-
-// tick renews the current token if it is due and used. An expired one waits for a call.
-func (s *Source) tick() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.current.Load()
-	if e == nil || !e.used.Load() {
-		return
-	}
-	switch left := e.left(time.Now()); {
-	case left > e.due: // the wall clock was set back
-		e.renewing.Store(false)
-		s.timer.Reset(left - e.due)
-	case left > 0:
-		e.renewing.Store(true)
-		s.renew()
-	}
 }
 
 // Replace renews old after a 401. It reports whether a successor is coming: done is closed when it

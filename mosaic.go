@@ -14,17 +14,11 @@
 //	client := conf.Client(ctx)
 //	res, err := client.Get(mosaic.EU.URL("/cis/v1/users"))
 //
-// [Config.Client] calls Mosaic's APIs. [Config.TokenSource] is for code with an
-// [oauth2.TokenSource], such as [oauth2.NewClient]. [Config.Token] requests one token. FAPI 2.0
-// clients set PrivateKey or Certificate instead of ClientSecret. [FromEnv] reads a Config from
-// environment variables.
-//
-// # Services
-//
-// A token is for one service, its audience. With Config.Resource set, every token is for that
-// resource. Without it, a client of [Config.Client] chooses the service by the first segment of a
-// request's path, and a token source requests the default audience: identity management and
-// authentication (/cis).
+// [Config.Client] calls Mosaic's APIs, each service with a token of its own. [Config.TokenSource]
+// is for code with an [oauth2.TokenSource], such as [oauth2.NewClient]: its tokens are for one
+// [Resource]. [Config.Token] requests one token. FAPI 2.0 clients set PrivateKey or Certificate
+// instead of ClientSecret. With GetCredentials, credentials are replaced without a restart.
+// [FromEnv] reads a Config from environment variables.
 //
 // # Renewal
 //
@@ -41,11 +35,6 @@
 // Without a valid token, the next call retries a failed request. From the second failure on there
 // are pauses, in which calls get the last error at once: about one or two seconds, after refusals
 // up to about 30. A Retry-After is a pause, too, of up to a minute.
-//
-// # Rotation
-//
-// Config.GetCredentials returns the credentials of the next token request: from [Files], a vault, a
-// SPIFFE source. So a secret, a key or a certificate can be replaced without a restart.
 //
 // # Errors
 //
@@ -90,8 +79,7 @@
 // encoded one. An error of GetCredentials or of a signer is shown without the secret in use.
 //
 // Credentials go to the token endpoint only, over TLS (on a loopback host, plain HTTP is allowed),
-// and no redirect is followed with them. A client of [Config.Client] sends tokens to known origins
-// only.
+// and no redirect is followed with them. [Config.Client] sends tokens to known origins only.
 package mosaic
 
 import (
@@ -174,11 +162,11 @@ type Config struct {
 	AssertionAudience string
 
 	// GetCredentials, if set, is called before each attempt of a token request, and returns its
-	// credentials: about every 40 minutes for each service in use. ClientSecret, PrivateKey, KeyID
-	// and Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set. It may
-	// read a file or ask a vault each time. Up to four goroutines of each source or client call it
-	// at a time. Its result must not be modified afterwards. For the same key, return the same
-	// crypto.Signer: a new one gets four more goroutines.
+	// credentials: from [Files], a vault, a SPIFFE source. It may read or ask each time: that is
+	// about every 40 minutes for each service in use. ClientSecret, PrivateKey, KeyID and
+	// Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set. Its result
+	// must not be modified afterwards. For the same key, return the same crypto.Signer: a new one
+	// gets four more goroutines.
 	//
 	// Its context ends with the attempt and has no values. If GetCredentials fails, panics, takes
 	// more than five seconds (or half the Timeout of the HTTP client, if that is less) or returns

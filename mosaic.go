@@ -115,7 +115,8 @@ import (
 // Config describes a client of Mosaic and the service of its tokens.
 //
 // It is copied when a source or a client is made: later changes have no effect. Its methods are
-// safe for concurrent use.
+// safe for concurrent use. GetCredentials and the Sign method of a key are each called by up to
+// four goroutines of a source or client at a time.
 //
 // Printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, a Config or *Config shows
 // neither secret nor key, and only the names of EndpointParams. The verbs %p and %w bypass this,
@@ -133,17 +134,15 @@ type Config struct {
 
 	// PrivateKey replaces the secret: it signs client assertions (private_key_jwt, RFC 7523). Any
 	// crypto.Signer will do, such as a KMS's. Its public key is an *rsa.PublicKey of 2048 bits or
-	// more, an *ecdsa.PublicKey on P-256 or an ed25519.PublicKey. Sign has ten seconds. Up to four
-	// goroutines of each source or client call it at a time.
+	// more, an *ecdsa.PublicKey on P-256 or an ed25519.PublicKey. Sign has ten seconds.
 	PrivateKey crypto.Signer
 
 	// Certificate is presented in the TLS handshake (RFC 8705), at the token endpoint and by Client
 	// at the APIs. Alone it authenticates the client (tls_client_auth or
 	// self_signed_tls_client_auth). Beside a secret or a key it only binds the token to the
 	// certificate (cnf). Tokens expire with it at the latest. Its private key is a crypto.Signer:
-	// RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519. Sign has nine seconds. Up to four
-	// goroutines of each source or client call it at a time. An HTTPS proxy that requests a client
-	// certificate gets it, too.
+	// RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519. Sign has nine seconds. An HTTPS
+	// proxy that requests a client certificate gets it, too.
 	//
 	// The HTTP client's Transport is cloned. It must be an *http.Transport without DialTLS and
 	// DialTLSContext; for any other, see TLSClientAuth.

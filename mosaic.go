@@ -495,14 +495,10 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 // use. Its Transport may be wrapped but not replaced. Change fields before the first use only.
 func (c *Config) Client(ctx context.Context) *http.Client {
 	client := contextClient(ctx)
-	client.Transport = c.transport(ctx)
-	return client
-}
-
-func (c *Config) transport(ctx context.Context) http.RoundTripper {
 	w, err := c.wire(ctx)
 	if err != nil {
-		return invalid{err}
+		client.Transport = invalid{err}
+		return client
 	}
 	source, bySegment := w.source(w.conf.Resource), make(map[string]*refresh.Source)
 	if w.conf.Resource == "" {
@@ -510,7 +506,7 @@ func (c *Config) transport(ctx context.Context) http.RoundTripper {
 			bySegment[segment] = w.source(Resource(resource))
 		}
 	}
-	return &bearer.Transport{
+	client.Transport = &bearer.Transport{
 		Plain:  w.HTTP.Transport,
 		Own:    w.RoundTripper,
 		Knows:  w.conf.origins().has,
@@ -518,6 +514,7 @@ func (c *Config) transport(ctx context.Context) http.RoundTripper {
 		Idle:   w.CloseIdleConnections,
 		Log:    w.conf.Logger,
 	}
+	return client
 }
 
 // invalid is the transport of an invalid Config's client.

@@ -159,23 +159,17 @@ func NewKey(signer crypto.Signer, algorithm, id string) (*Key, error) {
 	return &Key{signer, pub, NewJWK(pub, alg.Alg(), id), alg}, nil
 }
 
-// Claims are an assertion's variable claims.
-type Claims struct {
-	ClientID string    // iss and sub
-	Audience string    // aud
-	Now      time.Time // on the server's clock, if known
-}
-
-// Sign returns a new assertion, valid until a minute after c.Now, to the second. An error of the
-// signer is wrapped; a panic of it is not recovered.
-func (k *Key) Sign(c Claims) (string, error) {
+// Sign returns a new assertion of clientID for audience, valid until a minute after now (on the
+// server's clock, if known), to the second. An error of the signer is wrapped; a panic of it is not
+// recovered.
+func (k *Key) Sign(clientID, audience string, now time.Time) (string, error) {
 	// Some servers refuse aud as an array, as jwt.RegisteredClaims would write it.
 	token := jwt.NewWithClaims(k.algorithm, jwt.MapClaims{
-		"iss": c.ClientID,
-		"sub": c.ClientID,
-		"aud": c.Audience,
-		"iat": c.Now.Add(-backdate).Unix(),
-		"exp": c.Now.Add(lifetime).Unix(),
+		"iss": clientID,
+		"sub": clientID,
+		"aud": audience,
+		"iat": now.Add(-backdate).Unix(),
+		"exp": now.Add(lifetime).Unix(),
 		"jti": rand.Text(),
 	})
 	token.Header["kid"] = k.JWK.KeyID

@@ -46,8 +46,8 @@ var keyKinds = []struct {
 
 var now = time.Date(2026, 3, 1, 12, 0, 0, 999_999_999, time.UTC)
 
-func claims() Claims {
-	return Claims{ClientID: "client-1", Audience: "https://api.eu.transmitsecurity.io/oidc/token", Now: now}
+func claims() (clientID, audience string, at time.Time) {
+	return "client-1", "https://api.eu.transmitsecurity.io/oidc/token", now
 }
 
 func TestAnAssertionSaysExactlyWhatMosaicDocuments(t *testing.T) {
@@ -727,7 +727,7 @@ func FuzzAssertion(f *testing.F) {
 			return
 		}
 		now := time.Unix(seconds, int64(nanoseconds%1e9))
-		assertion, err := key.Sign(Claims{ClientID: clientID, Audience: audience, Now: now})
+		assertion, err := key.Sign(clientID, audience, now)
 		if err != nil {
 			t.Fatal(err)
 		}

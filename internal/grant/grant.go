@@ -177,7 +177,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	skew := time.Duration(a.skew.Load())
 	if a.Key != nil {
 		signed, err := guard.Call(ctx, a.signing, "mosaic: PrivateKey", a.Log, func() (string, error) {
-			return a.Key.Sign(assertion.Claims{ClientID: a.ClientID, Audience: cmp.Or(a.Audience, a.url), Now: time.Now().Add(skew)})
+			return a.Key.Sign(a.ClientID, cmp.Or(a.Audience, a.url), time.Now().Add(skew))
 		})
 		if err != nil {
 			failure := ownError("no client assertion: ", err, a.Secret)

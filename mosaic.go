@@ -424,8 +424,6 @@ type TokenSource struct {
 	err    error           // of an invalid Config; source is then nil
 }
 
-var errZeroSource = errors.New("mosaic: a TokenSource is made by Config.TokenSource")
-
 // Token returns the current token, as the caller's own copy. It blocks only without a valid token,
 // for at most 30 seconds. If it first waits for a renewal begun in the old token's last seconds,
 // and that fails, it blocks for at most 40.
@@ -437,7 +435,7 @@ func (s *TokenSource) Token() (*oauth2.Token, error) {
 // goes on for others. A valid token is returned even if ctx has ended.
 func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	if s.source == nil {
-		return nil, cmp.Or(s.err, errZeroSource)
+		return nil, cmp.Or(s.err, errors.New("mosaic: a TokenSource is made by Config.TokenSource"))
 	}
 	tok, err := s.source.Token(ctx)
 	if err != nil {

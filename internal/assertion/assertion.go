@@ -56,12 +56,10 @@ var algorithms = []algorithm{
 	{jwt.SigningMethodEdDSA, "Ed25519", crypto.Hash(0)},
 }
 
-// find returns the named algorithm, if it fits the key. The empty name is for the default.
+// find returns the named algorithm, if it fits a key from [PublicKey]. The empty name is for the
+// default.
 func find(pub crypto.PublicKey, name string) (algorithm, error) {
-	kind, err := kindOf(pub)
-	if err != nil {
-		return algorithm{}, err
-	}
+	kind, _ := kindOf(pub)
 	var fit []string
 	known := name == ""
 	for _, a := range algorithms {

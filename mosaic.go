@@ -706,8 +706,8 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	}
 	_, rest := c.problems()
 	for _, text := range append(byField, rest...) {
-		own, quoted, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
-		p = append(p, variables.Replace(own)+text[len(own):len(text)-len(quoted)]+quoted)
+		own, _, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
+		p = append(p, variables.Replace(own)+text[len(own):])
 	}
 	if len(p) > 0 {
 		return nil, p.err("mosaic: invalid environment: ")

@@ -39,6 +39,9 @@ var failures = []struct {
 	logged bool // a stack
 }{
 	{"an error", func() error { return code(7) }, "code 7", false},
+	{"a vault's refusal", func() error {
+		return errors.Join(&oauth2.RetrieveError{ErrorCode: "invalid_client", Response: new(http.Response)}, code(7))
+	}, "code 7", false},
 	{"a deadline", func() error { return errors.Join(context.DeadlineExceeded, code(7)) }, "deadline exceeded code 7", false},
 	{"a cancellation", func() error { return errors.Join(context.Canceled, code(7)) }, "canceled code 7", false},
 	{"an error whose method panics", func() error { return (*brokenError)(nil) }, "method panicked", false},
@@ -68,6 +71,9 @@ func wantFailure(t testing.TB, who string, err error, words ...string) {
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		t.Errorf("%s: %v passes for the end of the caller's context", who, err)
+	}
+	if reply := (*oauth2.RetrieveError)(nil); errors.As(err, &reply) {
+		t.Errorf("%s: %v passes for Mosaic's", who, err)
 	}
 	if c := code(0); strings.Contains(fmt.Sprint(err), "code") && (!errors.As(err, &c) || c != 7 || !errors.Is(err, code(7))) {
 		t.Errorf("%s: errors.As does not find the foreign error in %v", who, err)

@@ -282,7 +282,11 @@ func TestErrorsIsFindsTheCallersContextAndOnlyThat(t *testing.T) {
 		}, after(time.Hour), nil, false},
 	} {
 		kit.Run(t, tt.name, func(t *testing.T) {
+			begun := time.Now()
 			failure := fail(t, tt.end(t.Context()), newClient(t, tt.rt))
+			if took := time.Since(begun); tt.want == context.Canceled && took != 3*time.Second {
+				t.Errorf("it took %s; want it to end with the caller's context", took)
+			}
 			for _, end := range []error{context.Canceled, context.DeadlineExceeded} {
 				if got := errors.Is(failure, end); got != (tt.want == end) {
 					t.Errorf("errors.Is finds %v: got %t; want %t", end, got, !got)

@@ -114,7 +114,7 @@ func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, sh
 	_ = json.Unmarshal(e.Body, &said)                                   // members of another type stay empty
 	var may refusal
 	text := ""
-	if errorCode.MatchString(said.Code) {
+	if errorCode.MatchString(said.Code) && said.Code != secret {
 		may.Code, may.Description = said.Code, peer(said.Description)
 		text = may.Description
 	}
@@ -126,7 +126,9 @@ func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, sh
 	}
 	switch v := said.Number.(type) {
 	case float64:
-		may.Number = v
+		if digits := strconv.FormatFloat(v, 'f', -1, 64); peer(digits) == digits {
+			may.Number = v
+		}
 	case string:
 		may.Number = peer(v)
 	}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -29,6 +30,7 @@ func TestWhatIsShownOfAReply(t *testing.T) {
 	}{
 		{"code and description", jsonType, `{"error":"odd_code","error_description":"no such client","error_uri":"https://acme.com/odd"}`, `: odd_code, "no such client"`, `{"error":"odd_code","error_description":"no such client"}`},
 		{"a code", jsonType, `{"error":"odd_code"}`, `: odd_code`, `{"error":"odd_code"}`},
+		{"a code that begins as the secret", jsonType, `{"error":"plain_secretless"}`, `: plain_secretless`, `{"error":"plain_secretless"}`},
 		{"a description without a code", jsonType, `{"error_description":"no"}`, ``, `{}`},
 		{"a code of another form", jsonType, `{"error":"Odd Code","error_description":"no"}`, ``, `{}`},
 		{"a code of 64 letters", jsonType, `{"error":"` + strings.Repeat("a", 64) + `"}`, `: ` + strings.Repeat("a", 64), `{"error":"` + strings.Repeat("a", 64) + `"}`},
@@ -107,7 +109,7 @@ func TestTheHeadersThatAreReachable(t *testing.T) {
 func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 	const token = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJhY21lIiwiZXhwIjoxNzAwMDAwMDAwfQ.c2lnbmF0dXJl0123456789"
 	toJSON := func(v any) string { b, _ := json.Marshal(v); return string(b) }
-	for _, secret := range []string{secret, "plain-secret_0123456789", `"quoted" 'too' <tag/> C:\new`, "geheimschlüssel日本", "8letters"} {
+	for _, secret := range []string{secret, "plain-secret_0123456789", `"quoted" 'too' <tag/> C:\new`, "geheimschlüssel日本", "8letters", "correcthorsebattery", "correct horse battery staple", "8374650192"} {
 		form := url.Values{"client_id": {"acme"}, "client_secret": {secret}}.Encode()
 		for spelling, text := range map[string]string{
 			"form":   form + "&t=" + token,
@@ -116,6 +118,10 @@ func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 			"JSON":   toJSON(map[string]string{"client_secret": secret, "form": form, "token": token}),
 			"base64": base64.StdEncoding.EncodeToString([]byte(form)),
 		} {
+			var code any = secret
+			if number, err := strconv.Atoi(secret); err == nil {
+				code = number
+			}
 			members := map[string]any{"error": "odd_code", "error_description": text, "error_uri": text, "error_code": text}
 			for place, reply := range map[string]string{
 				"page":        kit.Reply("400 Bad Request", "Content-Type: text/html", text),
@@ -123,6 +129,7 @@ func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 				"no type":     kit.Reply("400 Bad Request", "", text),
 				"far behind":  kit.Reply("500 Oops", "Content-Type: text/plain", strings.Repeat(". ", 150-len(secret)/4)+text),
 				"members":     kit.Reply("400 Bad Request", jsonType, toJSON(members)),
+				"code":        kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"error": secret, "error_code": code})),
 				"message":     kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"message": []string{"a", text}, "error": text})),
 				"form":        kit.Reply("400 Bad Request", "Content-Type: application/x-www-form-urlencoded", url.Values{"error": {text}, "error_description": {text}}.Encode()),
 				"status 200":  kit.Reply("200 OK", jsonType, toJSON(map[string]string{"error": text, "error_description": text, "access_token": token})),
@@ -135,7 +142,7 @@ func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 				"expires_in":  kit.TokenReply("opaque", `"expires_in":`+toJSON(text)),
 				"no HTTP":     text,
 			} {
-				kit.Run(t, secret[:3]+"/"+spelling+"/"+place, func(t *testing.T) {
+				kit.Run(t, secret[:8]+"/"+spelling+"/"+place, func(t *testing.T) {
 					failure := fail(t, t.Context(), newClient(t, &kit.Stub{Replies: []string{reply}}, func(c *grant.Client) { c.Fixed.Secret = secret }))
 					kit.NoSecret(t, failure, secret, "c2lnbmF0dXJl", "eyJzdWIi", strings.Trim(toJSON(secret), `"`), url.QueryEscape(secret), html.EscapeString(secret),
 						base64.StdEncoding.EncodeToString([]byte(form))[:20])

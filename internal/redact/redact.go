@@ -11,6 +11,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/oauth2"
 )
 
 const (
@@ -51,14 +53,16 @@ func isEscape(r rune) bool {
 // Own returns a text of the caller's own side on one line, without the secret, in max bytes at
 // most.
 func Own(text, secret string, max int) string {
-	words := strings.FieldsFunc(strings.ToValidUTF8(text, "\n"), func(r rune) bool { return !unicode.IsPrint(r) })
+	text = hide(strings.ToValidUTF8(text, "\n"), secret) // a secret may have a character that is not printable
+	words := strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
 	return Cut(hide(strings.Join(words, " "), secret), max)
 }
 
 // A Foreign is an error of foreign code on the caller's side: a signer, a callback, a file. Its
 // text is one line without the secret, computed here: an Error method may panic.
 //
-// errors.Is finds everything in it but the end of a context: it would pass for the caller's.
+// errors.Is finds everything in it but the end of a context, and errors.As all but a RetrieveError:
+// they would pass for the caller's and for the token endpoint's.
 type Foreign struct {
 	text string
 	err  error
@@ -74,8 +78,11 @@ func NewForeign(prefix string, err error, secret string) (f *Foreign) {
 	return &Foreign{prefix + Own(strings.TrimPrefix(err.Error(), "mosaic: "), secret, maxOwn), err}
 }
 
-func (f *Foreign) Error() string      { return f.text }
-func (f *Foreign) As(target any) bool { return errors.As(f.err, target) }
+func (f *Foreign) Error() string { return f.text }
+func (f *Foreign) As(target any) bool {
+	_, refusal := target.(**oauth2.RetrieveError)
+	return !refusal && errors.As(f.err, target)
+}
 func (f *Foreign) Is(target error) bool {
 	return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(f.err, target)
 }
@@ -90,15 +97,19 @@ func RequestID(value, secret string) string {
 	return value
 }
 
-// hide replaces the secret, then its first eight characters and everything up to the next space.
+// hide replaces the secret, as it is and as in a form, and then its first eight characters and
+// everything up to the next space.
 func hide(text, secret string) string {
 	secret = strings.TrimSpace(secret) // as many servers do
 	if utf8.RuneCountInString(secret) < minSecret {
 		return text
 	}
-	beginning := regexp.QuoteMeta(string([]rune(secret)[:minSecret]))
-	text = strings.ReplaceAll(text, secret, Mark)
-	return regexp.MustCompile(beginning+"[^ ]*").ReplaceAllLiteralString(text, Mark)
+	for _, spelling := range []string{secret, strings.ReplaceAll(secret, " ", "+")} {
+		beginning := regexp.QuoteMeta(string([]rune(spelling)[:minSecret]))
+		text = strings.ReplaceAll(text, spelling, Mark)
+		text = regexp.MustCompile(beginning+`\S*`).ReplaceAllLiteralString(text, Mark)
+	}
+	return text
 }
 
 // Cut returns text in max bytes at most, with an ellipsis for the rest.

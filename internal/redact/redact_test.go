@@ -165,6 +165,9 @@ func TestTheRule(t *testing.T) {
 		{"  eightlet  ", "sent eightlet", "sent [redacted]", "sent [redacted]"},
 		{"one two three", "one two three four", "[redacted] four", "[redacted] four"},
 		{"one two three", "one two th", "[redacted]", "[redacted]"},
+		{"one two three", "s=one+two+three s=one+two+th", "s=[redacted] s=[redacted]", "s=[redacted] s=[redacted]"}, // in a form
+		{"eightletters", "bad eightlet\nvault:\trefused", redact.Withheld, "bad [redacted] vault: refused"},
+		{"eight\u00a0letters", "eight\u00a0letters", redact.Withheld, "[redacted]"},
 		{"one two three", "one two x three", "[redacted] three", "[redacted] three"},
 		{"eightletters", "eightlet eightlet eightletters", "[redacted] [redacted] [redacted]", "[redacted] [redacted] [redacted]"},
 		{"eightletters", "eightletterseightlettersX end", "[redacted][redacted]X end", "[redacted][redacted]X end"},

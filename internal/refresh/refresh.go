@@ -171,7 +171,8 @@ func (s *Source) renew(e *entry) {
 	}
 }
 
-// wait returns the token after a request, or the last error in a pause.
+// wait returns the token after a request. In a pause it returns the last error, or ctx's if ctx has
+// ended.
 func (s *Source) wait(ctx context.Context) (*Token, error) {
 	for {
 		ended := ctx.Err()
@@ -185,7 +186,7 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		}
 		if s.inflight == nil && (now.Before(s.errUntil) || ended != nil) {
 			err := s.err
-			if !now.Before(s.errUntil) {
+			if ended != nil {
 				err = waitError{ended, ""}
 			}
 			s.mu.Unlock()
@@ -232,6 +233,7 @@ func (s *Source) join() *request {
 	if e := s.current.Load(); e != nil {
 		left := e.left(r.begun)
 		r.renewal = left > 0
+		e.used.Store(true) // so the timer retries
 		if r.renewal && s.failures > 0 {
 			// If this request hangs, the callers after the token's end do not wait for it: the
 			// endpoint may have recovered.
@@ -343,7 +345,7 @@ func (s *Source) fail(r *request, err error, now time.Time) {
 		left := e.left(now)
 		retry := max(pause, left-e.due) // Replace may have failed before the token was due
 		s.timer.Reset(retry)
-		if retry < left && e.used.Load() {
+		if retry < left {
 			attrs = append(attrs, "retry_in", retry.Round(time.Millisecond))
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -349,8 +350,8 @@ func TestACallWithAnEndedContextMakesNoRequest(t *testing.T) {
 		e.fail(failure{})
 		want(t, s, "")
 		want(t, s, "")
-		if _, err := s.Token(ended); err != (failure{}) {
-			t.Errorf("in a pause, which needs no wait: got %v; want the last error", err)
+		if _, err := s.Token(ended); !errors.Is(err, context.Canceled) {
+			t.Errorf("in a pause: got %v; want the context's error", err)
 		}
 	})
 }
@@ -398,6 +399,32 @@ func TestAReplaceThatFailsCostsOneRequest(t *testing.T) {
 		e.fail(nil)
 		time.Sleep(11 * time.Minute)
 		want(t, s, "t3") // renewed when it was due
+	})
+}
+
+func TestARenewalBegunByTheFirstUseOfATokenIsRetried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log kit.Log
+		e := &endpoint{lifetime: time.Hour}
+		s := refresh.New(e.fetch, log.Logger(slog.LevelWarn))
+		want(t, s, "t1")
+		time.Sleep(45 * time.Minute)
+		e.wantFetches(t, 2)
+		time.Sleep(time.Until(e.last.Load().(time.Time).Add(time.Hour - 8*time.Second)))
+		e.fail(failure{})
+		e.latency.Store(int64(time.Second))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if _, err := s.Token(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v; want the end of the wait", err)
+		}
+		time.Sleep(time.Second / 2)
+		e.latency.Store(0)
+		if synctest.Wait(); !strings.Contains(log.String(), "retry_in=") {
+			t.Errorf("got %q; want it to tell when the source tries again", log.String())
+		}
+		time.Sleep(1500 * time.Millisecond)
+		e.wantFetches(t, 4)
 	})
 }
 

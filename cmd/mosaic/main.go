@@ -143,7 +143,8 @@ func (c *command) parse(args []string) error {
 	}
 	if err = cmp.Or(err, given.Validate()); err != nil {
 		text := strings.TrimPrefix(unprefixed(err), "invalid Config: ")
-		return errors.New(strings.NewReplacer("ClientID", "-client-id", "Resource", "-resource").Replace(text))
+		own, _, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
+		return errors.New(strings.NewReplacer("ClientID", "-client-id", "Resource", "-resource").Replace(own) + text[len(own):])
 	}
 	overridden := map[string]string{"MOSAIC_ENDPOINT": *endpoint, "MOSAIC_CLIENT_ID": *clientID, "MOSAIC_RESOURCE": *resource}
 	getenv := c.getenv

@@ -161,6 +161,7 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 		{"a secret as a flag", "token -client-secret=nobody-shall-see", "-client-secret"},
 		{"no value", "token -resource", "-resource"},
 		{"an empty value", "token -resource=", "-resource is empty"},
+		{"no URI, like a field's name", "token -resource myResource", `-resource "myResource" is not an absolute URI`},
 		{"no URI", "token -resource orders", `-resource "orders" is not an absolute URI`},
 		{"an unknown region", "token -endpoint mars", `endpoint "mars" is no known name: want "sandbox"`},
 		{"a password in the endpoint", "token -endpoint https://me:nobody-shall-see@acme.com", "holds user information"},

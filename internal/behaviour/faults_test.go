@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"strings"
@@ -25,6 +26,7 @@ import (
 
 	"golang.org/x/oauth2"
 
+	"example.com/mosaic"
 	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/mosaictest"
 )
@@ -399,5 +401,30 @@ func (row faultRow) check(t *testing.T, err error) {
 	kit.OneLine(t, err, 1<<10)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		t.Error("the error says that the caller's context has ended")
+	}
+}
+
+// No context ends the body of a 101: it is the connection.
+func TestASwitchOfProtocolsHangsNobody(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { conn.Close() })
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	}))
+	defer srv.Close()
+	conf := &mosaic.Config{ClientID: "acme", ClientSecret: secret, Endpoint: mosaic.Endpoint(srv.URL)}
+	done := make(chan error, 1)
+	go func() { _, err := conf.Token(t.Context()); done <- err }()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("got a token")
+		}
+	case <-time.After(time.Minute):
+		t.Error("it hangs")
 	}
 }

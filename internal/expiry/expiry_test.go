@@ -76,6 +76,7 @@ func TestATokenEndsOnTheLocalClock(t *testing.T) {
 
 		{"exp at the next whole second", exp(second), 0, 0, 0, 0},
 		{"exp at the next whole second, remaining expires_in", minted(-hour + second), second, 0, 0, second},
+		{"exp at the next whole second, full expires_in", minted(-hour + second), hour, 0, 0, 0},
 		{"exp long past, by a Date that agrees", minted(-2 * hour), hour, 0, 0, 0},
 		{"exp long past, and no Date", minted(-2 * hour), hour, none, 0, hour},
 		{"a reply that took longer than the token lives", times(0, 2*second), 2 * second, 0, 3 * half, 0},

@@ -75,8 +75,9 @@
 // # Security
 //
 // No secret, key, assertion or token is in a text, log record or error of this package, even if a
-// server sends it back. A secret of fewer than eight characters is not looked for, nor is a short
-// encoded one. An error of GetCredentials or of a signer is shown without the secret in use.
+// server sends it back. A secret of fewer than eight characters is not looked for. An encoded one is
+// not recognized if it is short, or in a request ID. An error of GetCredentials or of a signer is
+// shown without the secret in use.
 //
 // Credentials go to the token endpoint only, over TLS (on a loopback host, plain HTTP is allowed),
 // and no redirect is followed with them. [Config.Client] sends tokens to known origins only.
@@ -165,12 +166,11 @@ type Config struct {
 	// about every 40 minutes for each service in use. ClientSecret, PrivateKey, KeyID and
 	// Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set. Its result
 	// must not be modified afterwards. For the same key, return the same crypto.Signer: a new one
-	// gets four more goroutines.
+	// gets four more goroutines, as does the key of each new certificate.
 	//
 	// Its context ends with the attempt and has no values. If GetCredentials fails, panics, takes
-	// more than five seconds (or half the Timeout of the HTTP client, if that is less) or returns
-	// credentials that Validate would refuse, the attempt uses the last valid ones, or fails if
-	// there are none.
+	// more than half of the attempt's time (five seconds at most) or returns credentials that
+	// Validate would refuse, the attempt uses the last valid ones, or fails if there are none.
 	GetCredentials func(context.Context) (Credentials, error)
 
 	// TLSClientAuth says that the context's HTTP client presents the certificate itself. Set no
@@ -201,8 +201,8 @@ type Config struct {
 }
 
 // Credentials authenticate a client: ClientSecret, PrivateKey or Certificate, or Certificate beside
-// one of the others. The fields are those of [Config]. Printed, logged or encoded, they show
-// neither secret nor key.
+// one of the others. The fields are those of [Config]. Printed by fmt, logged by log/slog, or
+// encoded as JSON, YAML or text, they show neither secret nor key.
 type Credentials struct {
 	ClientSecret     string
 	PrivateKey       crypto.Signer
@@ -424,9 +424,9 @@ type TokenSource struct {
 	err    error           // of an invalid Config; source is then nil
 }
 
-// Token returns the current token, as the caller's own copy. It blocks only without a valid token,
-// for at most 30 seconds. If it first waits for a renewal begun in the old token's last seconds,
-// and that fails, it blocks for at most 40.
+// Token returns the current token, as the caller's own copy (only the values of Extra are shared).
+// It blocks only without a valid token, for at most 30 seconds. If it first waits for a renewal
+// begun in the old token's last seconds, and that fails, it blocks for at most 40.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }

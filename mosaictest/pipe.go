@@ -64,22 +64,60 @@ func (a pipeAddr) String() string { return string(a) }
 // connection waits up to five seconds for a client that has stopped reading, with a response body
 // left open. httptest closes with a lock held, others wait for this lock, and a wait for a lock
 // stops a bubble's clock: the five seconds never pass.
-func pipe(addr pipeAddr) (client, server net.Conn) {
-	up, down := newStream(), newStream()
-	return &pipeConn{addr, down, up}, &pipeConn{addr, up, down}
+func pipe(addr pipeAddr) (client, server *pipeConn) {
+	changed := sync.NewCond(new(sync.Mutex))
+	client = &pipeConn{addr: addr, changed: changed}
+	server = &pipeConn{addr: addr, changed: changed, peer: client}
+	client.peer = server
+	return client, server
 }
 
 type pipeConn struct {
-	addr    pipeAddr
-	in, out *stream
+	addr pipeAddr
+	peer *pipeConn
+
+	changed  *sync.Cond // of both ends; its lock guards the following
+	received []byte     // and not yet read
+	deadline time.Time  // of reads; zero: none
+	closed   bool
 }
 
-func (c *pipeConn) Read(p []byte) (int, error)  { return c.in.read(p) }
-func (c *pipeConn) Write(p []byte) (int, error) { return c.out.write(p) }
+func (c *pipeConn) Read(p []byte) (int, error) {
+	c.changed.L.Lock()
+	defer c.changed.L.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return 0, net.ErrClosed
+		case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+			return 0, os.ErrDeadlineExceeded
+		case len(c.received) > 0:
+			n := copy(p, c.received)
+			c.received = c.received[n:]
+			return n, nil
+		case c.peer.closed:
+			return 0, io.EOF
+		}
+		c.changed.Wait()
+	}
+}
+
+func (c *pipeConn) Write(p []byte) (int, error) {
+	c.changed.L.Lock()
+	defer c.changed.L.Unlock()
+	if c.closed || c.peer.closed {
+		return 0, io.ErrClosedPipe
+	}
+	c.peer.received = append(c.peer.received, p...)
+	c.changed.Broadcast()
+	return len(p), nil
+}
 
 func (c *pipeConn) Close() error {
-	c.in.end(true)
-	c.out.end(false)
+	c.changed.L.Lock()
+	defer c.changed.L.Unlock()
+	c.closed = true
+	c.changed.Broadcast()
 	return nil
 }
 
@@ -89,74 +127,12 @@ func (c *pipeConn) SetDeadline(t time.Time) error      { return c.SetReadDeadlin
 func (c *pipeConn) SetWriteDeadline(t time.Time) error { return nil } // a write does not wait
 
 func (c *pipeConn) SetReadDeadline(t time.Time) error {
-	c.in.setDeadline(t)
-	return nil
-}
-
-// A stream is one direction of a pipe.
-type stream struct {
-	mu       sync.Mutex
-	changed  sync.Cond // on mu: anything below
-	buf      []byte
-	unread   bool      // the reader has closed its side
-	ended    bool      // the writer has: buf is the last
-	deadline time.Time // of the reader; zero: none
-}
-
-func newStream() *stream {
-	s := new(stream)
-	s.changed.L = &s.mu
-	return s
-}
-
-func (s *stream) read(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for {
-		switch {
-		case s.unread:
-			return 0, net.ErrClosed
-		case !s.deadline.IsZero() && !time.Now().Before(s.deadline):
-			return 0, os.ErrDeadlineExceeded
-		case len(s.buf) > 0:
-			n := copy(p, s.buf)
-			s.buf = s.buf[n:]
-			return n, nil
-		case s.ended:
-			return 0, io.EOF
-		}
-		s.changed.Wait()
-	}
-}
-
-func (s *stream) write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.unread || s.ended {
-		return 0, io.ErrClosedPipe
-	}
-	s.buf = append(s.buf, p...)
-	s.changed.Broadcast()
-	return len(p), nil
-}
-
-func (s *stream) end(byReader bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if byReader {
-		s.unread, s.buf = true, nil
-	} else {
-		s.ended = true
-	}
-	s.changed.Broadcast()
-}
-
-func (s *stream) setDeadline(t time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.deadline = t
+	c.changed.L.Lock()
+	defer c.changed.L.Unlock()
+	c.deadline = t
 	if d := time.Until(t); d > 0 {
-		time.AfterFunc(d, s.changed.Broadcast)
+		time.AfterFunc(d, c.changed.Broadcast)
 	}
-	s.changed.Broadcast()
+	c.changed.Broadcast()
+	return nil
 }

@@ -113,16 +113,16 @@ func (s *Server) RegisterCA(clientID string, roots *x509.CertPool, subject strin
 		return err
 	}})
 
-	s.set(func(c *settings) {
+	s.set(func() {
 		names := x509.NewCertPool()
-		if c.caNames != nil {
-			names = c.caNames.Clone() // a handshake may be reading the old one
+		if s.caNames != nil {
+			names = s.caNames.Clone() // a handshake may be reading the old one
 		}
 		//lint:ignore SA1019 Only the names are wanted; these are not the system roots.
 		for _, name := range roots.Subjects() {
 			names.AddCert(&x509.Certificate{Raw: name, RawSubject: name})
 		}
-		c.caNames = names
+		s.caNames = names
 	})
 }
 
@@ -130,9 +130,7 @@ func (s *Server) register(clientID string, c client) {
 	if clientID == "" {
 		panic("mosaictest: the client ID is empty")
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clients[clientID] = c
+	s.set(func() { s.clients[clientID] = c })
 }
 
 // presented returns the client's certificate of the TLS handshake, or nil.

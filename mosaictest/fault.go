@@ -85,26 +85,18 @@ func (f Fault) checked() Fault {
 // Fail answers all token requests with f until [Server.Heal]. For APIs see [Server.Handle].
 func (s *Server) Fail(f Fault) {
 	f = f.checked()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault = &f
+	s.set(func() { s.fault = &f })
 }
 
 // FailNext answers the next n token requests with f. Faults of earlier FailNext calls come first,
 // the one of [Server.Fail] last.
 func (s *Server) FailNext(n int, f Fault) {
 	f = f.checked()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.faults = append(s.faults, slices.Repeat([]Fault{f}, max(n, 0))...)
+	s.set(func() { s.faults = append(s.faults, slices.Repeat([]Fault{f}, max(n, 0))...) })
 }
 
 // Heal removes all faults of the token endpoint. Hanging requests go on hanging.
-func (s *Server) Heal() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.fault, s.faults = nil, nil
-}
+func (s *Server) Heal() { s.set(func() { s.fault, s.faults = nil, nil }) }
 
 // nextFault returns the fault of the next token request, if there is one.
 func (s *Server) nextFault() (f Fault, ok bool) {
@@ -124,7 +116,7 @@ func (s *Server) nextFault() (f Fault, ok bool) {
 // makes the token and the Date, and waits for after. The default is zero for both. API calls are
 // not delayed. If the client gives up or the server is closed during a wait, there is no answer.
 func (s *Server) SetLatency(before, after time.Duration) {
-	s.set(func(c *settings) { c.before, c.after = before, after })
+	s.set(func() { s.before, s.after = before, after })
 }
 
 // wait blocks for d. If ctx, the request's, ends first, there is no answer.

@@ -25,20 +25,12 @@ const (
 // AddResource configures a resource for the application: one of the customer's own, or one of
 // Mosaic's three services after [Server.RemoveResource]. Tokens for a resource of the customer's
 // own are valid on all paths except /verify, /risk and /xdv.
-func (s *Server) AddResource(r mosaic.Resource) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.resources[r] = true
-}
+func (s *Server) AddResource(r mosaic.Resource) { s.set(func() { s.resources[r] = true }) }
 
 // RemoveResource removes a resource of the application. Token requests for it are refused with
 // invalid_target; tokens already issued for it remain valid. At first the resources of Mosaic's
 // three services are configured, and no other.
-func (s *Server) RemoveResource(r mosaic.Resource) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.resources, r)
-}
+func (s *Server) RemoveResource(r mosaic.Resource) { s.set(func() { delete(s.resources, r) }) }
 
 // serveToken reads the whole request first: net/http then notices when the client gives up.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {

@@ -30,11 +30,7 @@ func (s *Server) TokenRequests() []Request { return s.requests(&s.tokenRequests)
 func (s *Server) APIRequests() []Request { return s.requests(&s.apiRequests) }
 
 // ForgetRequests removes all requests from [Server.TokenRequests] and [Server.APIRequests].
-func (s *Server) ForgetRequests() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.tokenRequests, s.apiRequests = nil, nil
-}
+func (s *Server) ForgetRequests() { s.set(func() { s.tokenRequests, s.apiRequests = nil, nil }) }
 
 func (s *Server) requests(log *[]*Request) []Request {
 	s.mu.Lock()

@@ -47,8 +47,8 @@ type Server struct {
 	endpoint mosaic.Endpoint
 	end      context.CancelFunc // cancels every request
 
-	mu            sync.Mutex // guards the following
-	settings      settings
+	mu sync.Mutex // guards the following
+	settings
 	clients       map[string]client
 	resources     map[mosaic.Resource]bool // configured for the application
 	used          map[string]time.Time     // exp of assertions, by client and jti
@@ -73,10 +73,11 @@ type settings struct {
 	change         func(claims map[string]any)
 }
 
-func (s *Server) set(change func(*settings)) {
+// set calls change with mu locked.
+func (s *Server) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	change(&s.settings)
+	change()
 }
 
 func (s *Server) current() settings {
@@ -221,7 +222,7 @@ func (s *Server) Client() *http.Client { return s.http.Client() }
 // SetSkew sets the server's clock ahead of the local clock by d, or behind it if d is negative. The
 // server writes and checks all times by its own clock: iat and exp of tokens and client assertions,
 // and the Date header. The default is zero.
-func (s *Server) SetSkew(d time.Duration) { s.set(func(c *settings) { c.skew = d }) }
+func (s *Server) SetSkew(d time.Duration) { s.set(func() { s.skew = d }) }
 
 // now is the time by the server's own clock.
 func (s *Server) now() time.Time { return time.Now().Add(s.current().skew) }

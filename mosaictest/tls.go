@@ -39,7 +39,7 @@ func (s *Server) ServeAs(hosts ...string) {
 		names = append(names, name)
 	}
 	parent := authority()
-	s.settings.certificate = issue(&parent, names)
+	s.certificate = issue(&parent, names)
 }
 
 // address returns the address to dial for addr.

@@ -22,34 +22,30 @@ var signingKey = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.Generat
 
 // SetLifetime sets the lifetime of tokens issued from now on, rounded down to seconds. The default
 // is one hour, as Mosaic's. With zero or less, tokens have expired on arrival.
-func (s *Server) SetLifetime(d time.Duration) { s.set(func(c *settings) { c.lifetime = d }) }
+func (s *Server) SetLifetime(d time.Duration) { s.set(func() { s.lifetime = d }) }
 
 // SetClaims calls change with the claims of each token issued from now on, before the token is
 // signed. change may set, add and delete claims, such as ts_permissions. Arrays are []string, times
 // are int64. The APIs check the changed exp, aud and cnf. Concurrent token requests call change
 // concurrently. With nil, the default, claims are not changed.
 func (s *Server) SetClaims(change func(claims map[string]any)) {
-	s.set(func(c *settings) { c.change = change })
+	s.set(func() { s.change = change })
 }
 
 // BindTokens turns the binding of tokens to client certificates on or off. When it is on, a token
 // requested with a client certificate carries its thumbprint (cnf, RFC 8705 §3), and API calls with
 // this token are refused without this certificate. The client's method of authentication does not
 // matter. The default is off.
-func (s *Server) BindTokens(on bool) { s.set(func(c *settings) { c.binding = on }) }
+func (s *Server) BindTokens(on bool) { s.set(func() { s.binding = on }) }
 
 // Revoke revokes all tokens issued so far, as the deletion of an app-specific signing key does:
 // APIs answer 401. Later tokens, and the published signing keys, have another kid.
 //
 // [mosaic.Config.Client] does not renew a refused token younger than ten seconds: sleep first.
-func (s *Server) Revoke() { s.set(func(c *settings) { c.kid = rand.Text() }) }
+func (s *Server) Revoke() { s.set(func() { s.kid = rand.Text() }) }
 
 // RevokeToken revokes one token, as [Server.Revoke] revokes all.
-func (s *Server) RevokeToken(t *oauth2.Token) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.revoked[t.AccessToken] = true
-}
+func (s *Server) RevokeToken(t *oauth2.Token) { s.set(func() { s.revoked[t.AccessToken] = true }) }
 
 // mint returns the reply with a new token.
 func (s *Server) mint(client, audience, scope string, cert *x509.Certificate, now time.Time) map[string]any {
@@ -103,7 +99,7 @@ func (s *Server) verify(token string) (jwt.MapClaims, error) {
 	_, err := jwt.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if t.Header["kid"] != s.settings.kid || s.revoked[token] {
+		if t.Header["kid"] != s.kid || s.revoked[token] {
 			return nil, errors.New("the token has been revoked")
 		}
 		return signingKey().Public(), nil

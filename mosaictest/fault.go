@@ -85,31 +85,29 @@ func (f Fault) checked() Fault {
 // Fail answers all token requests with f until [Server.Heal]. For APIs see [Server.Handle].
 func (s *Server) Fail(f Fault) {
 	f = f.checked()
-	s.set(func() { s.fault = &f })
+	s.set(func() { s.fault = f })
 }
 
 // FailNext answers the next n token requests with f. Faults of earlier FailNext calls come first,
 // the one of [Server.Fail] last.
 func (s *Server) FailNext(n int, f Fault) {
 	f = f.checked()
-	s.set(func() { s.faults = append(s.faults, slices.Repeat([]Fault{f}, max(n, 0))...) })
+	s.set(func() { s.faults = append(s.faults, slices.Repeat([]http.Handler{f}, max(n, 0))...) })
 }
 
 // Heal removes all faults of the token endpoint. Hanging requests go on hanging.
 func (s *Server) Heal() { s.set(func() { s.fault, s.faults = nil, nil }) }
 
-// nextFault returns the fault of the next token request, if there is one.
-func (s *Server) nextFault() (f Fault, ok bool) {
+// nextFault returns the fault of the next token request, or nil.
+func (s *Server) nextFault() http.Handler {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case len(s.faults) > 0:
-		f, s.faults = s.faults[0], s.faults[1:]
-		return f, true
-	case s.fault != nil:
-		return *s.fault, true
+	if len(s.faults) == 0 {
+		return s.fault
 	}
-	return Fault{}, false
+	next := s.faults[0]
+	s.faults = s.faults[1:]
+	return next
 }
 
 // SetLatency delays the answers to token requests, including faults. The endpoint waits for before,

@@ -40,13 +40,13 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		form, err = parseForm(r.Header, body)
 	}
 	rec := s.record(&s.tokenRequests, w, r, body, form)
-	answer, failing := s.nextFault()
+	answer := s.nextFault()
 	latency := s.current()
 
 	wait(r.Context(), latency.before)
 	now := s.now()
 	setDate(w, now)
-	if !failing {
+	if answer == nil {
 		answer = s.grant(r, form, err, now)
 	}
 	wait(r.Context(), latency.after)

@@ -56,8 +56,8 @@ type Server struct {
 	served        map[string]bool          // addresses of ServeAs
 	handlers      map[string]http.Handler  // by pattern
 	apis          *http.ServeMux           // of handlers
-	fault         *Fault                   // until Heal
-	faults        []Fault                  // of the next token requests, before fault
+	fault         http.Handler             // until Heal; nil: none
+	faults        []http.Handler           // of the next token requests, before fault
 	tokenRequests []*Request
 	apiRequests   []*Request
 }

@@ -115,11 +115,8 @@ func (s *Server) authorize(r *http.Request) (jwt.MapClaims, error) {
 // accepts reports whether a service accepts tokens for audience. A service with a resource of its
 // own accepts only that, any other service everything except those.
 func accepts(service string, audience mosaic.Resource) bool {
-	if own, ok := services[service]; ok {
-		return audience == own
-	}
-	for _, other := range services {
-		if audience == other {
+	for name, own := range services {
+		if (service == name) != (audience == own) {
 			return false
 		}
 	}

@@ -69,9 +69,7 @@ func (s *Server) api(r *http.Request) http.Handler {
 		refusal.Header.Set("WWW-Authenticate", challenge)
 		return refusal
 	}
-	s.mu.Lock()
-	apis := s.apis
-	s.mu.Unlock()
+	apis := s.current().apis
 	if _, pattern := apis.Handler(r); pattern != "" {
 		return apis
 	}

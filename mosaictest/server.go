@@ -55,14 +55,13 @@ type Server struct {
 	revoked       map[string]bool          // access tokens
 	served        map[string]bool          // addresses of ServeAs
 	handlers      map[string]http.Handler  // by pattern
-	apis          *http.ServeMux           // of handlers
 	fault         http.Handler             // until Heal; nil: none
 	faults        []http.Handler           // of the next token requests, before fault
 	tokenRequests []*Request
 	apiRequests   []*Request
 }
 
-// settings are plain values, each with a method to set it.
+// settings are replaced and never changed: the copy returned by current stays valid.
 type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
@@ -71,6 +70,7 @@ type settings struct {
 	caNames        *x509.CertPool  // named in TLS handshakes; nil: none
 	certificate    tls.Certificate // of the server
 	change         func(claims map[string]any)
+	apis           *http.ServeMux // of Server.handlers
 }
 
 // set calls change with mu locked.
@@ -126,11 +126,11 @@ func start(hs *httptest.Server, dial func(ctx context.Context, network, addr str
 		revoked:   make(map[string]bool),
 		served:    make(map[string]bool),
 		handlers:  make(map[string]http.Handler),
-		apis:      new(http.ServeMux),
 		settings: settings{
 			lifetime:    time.Hour, // as Mosaic's
 			kid:         rand.Text(),
 			certificate: authority(),
+			apis:        new(http.ServeMux),
 		},
 	}
 	for _, r := range services {

@@ -16,10 +16,6 @@ import (
 const (
 	defaultAudience = "userid-api"            // of a token without a resource
 	defaultScope    = "openid offline_access" // of the decoded token in Mosaic's documentation
-
-	// maxForm is far above any token request, client assertion included. Mosaic documents no limit;
-	// without one a client sending for ever is not noticed.
-	maxForm = 1 << 20
 )
 
 // AddResource configures a resource for the application: one of the customer's own, or one of
@@ -34,7 +30,7 @@ func (s *Server) RemoveResource(r mosaic.Resource) { s.set(func() { delete(s.res
 
 // serveToken reads the whole request first: net/http then notices when the client gives up.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+	body, err := io.ReadAll(r.Body)
 	var form url.Values
 	if err == nil {
 		form, err = parseForm(r.Header, body)
@@ -67,23 +63,22 @@ func parseForm(header http.Header, body []byte) (url.Values, error) {
 
 // grant answers a token request. formErr is the error of reading its form.
 func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time.Time) Fault {
-	invalid := func(status int, description string) Fault { return OAuthError(status, "invalid_request", description) }
-	var tooLarge *http.MaxBytesError
+	invalid := func(description string) Fault {
+		return OAuthError(http.StatusBadRequest, "invalid_request", description)
+	}
 	switch {
 	case r.Method != http.MethodPost:
-		refusal := invalid(http.StatusMethodNotAllowed, "the method is not POST")
+		refusal := OAuthError(http.StatusMethodNotAllowed, "invalid_request", "the method is not POST")
 		refusal.Header.Set("Allow", http.MethodPost)
 		return refusal
-	case errors.As(formErr, &tooLarge):
-		return invalid(http.StatusRequestEntityTooLarge, "the body is larger than 1 MiB")
 	case formErr != nil:
-		return invalid(http.StatusBadRequest, formErr.Error())
+		return invalid(formErr.Error())
 	case form.Get("client_secret") != "" && form.Get("client_assertion") != "":
-		return invalid(http.StatusBadRequest, "there are both a secret and an assertion") // RFC 6749 §2.3
+		return invalid("there are both a secret and an assertion") // RFC 6749 §2.3
 	}
 	for name, values := range form {
 		if len(values) > 1 { // RFC 6749 §3.2; RFC 8707 would allow several resources, Mosaic documents one
-			return invalid(http.StatusBadRequest, fmt.Sprintf("parameter %s is there more than once", name))
+			return invalid(fmt.Sprintf("parameter %s is there more than once", name))
 		}
 	}
 	if err := s.authenticate(r, form, now); err != nil {
@@ -92,7 +87,7 @@ func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time
 	switch form.Get("grant_type") {
 	case "client_credentials":
 	case "":
-		return invalid(http.StatusBadRequest, "there is no grant_type")
+		return invalid("there is no grant_type")
 	default:
 		return OAuthError(http.StatusBadRequest, "unsupported_grant_type", "the grant type is not client_credentials")
 	}

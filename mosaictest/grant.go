@@ -56,9 +56,9 @@ func parseForm(header http.Header, body []byte) (url.Values, error) {
 	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
-		err = errors.New("the body is no form") // the error itself quotes it
+		return nil, errors.New("the body is no form") // the error itself quotes it
 	}
-	return form, err
+	return form, nil
 }
 
 // grant answers a token request. formErr is the error of reading its form.

@@ -81,6 +81,10 @@ func TestTokenEndpointRefuses(t *testing.T) {
 			if tt.status == 405 && got.Header.Get("Allow") != "POST" {
 				t.Errorf("Allow: got %q; want POST", got.Header.Get("Allow"))
 			}
+			reqs := s.TokenRequests()
+			if form := reqs[len(reqs)-1].Form; tt.name == "no form" && form != nil {
+				t.Errorf("recorded form %v; want none", form)
+			}
 		}
 	})
 }

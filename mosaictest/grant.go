@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"net/url"
@@ -28,13 +27,8 @@ func (s *Server) AddResource(r mosaic.Resource) { s.set(func() { s.resources[r] 
 // three services are configured, and no other.
 func (s *Server) RemoveResource(r mosaic.Resource) { s.set(func() { delete(s.resources, r) }) }
 
-// serveToken reads the whole request first: net/http then notices when the client gives up.
-func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	var form url.Values
-	if err == nil {
-		form, err = parseForm(r.Header, body)
-	}
+func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte) {
+	form, err := parseForm(r.Header, body)
 	rec := s.record(&s.tokenRequests, w, r, body, form)
 	answer := s.nextFault()
 	latency := s.current()
@@ -61,7 +55,7 @@ func parseForm(header http.Header, body []byte) (url.Values, error) {
 	return form, nil
 }
 
-// grant answers a token request. formErr is the error of reading its form.
+// grant answers a token request. formErr is the error of parsing its form.
 func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time.Time) Fault {
 	invalid := func(description string) Fault {
 		return OAuthError(http.StatusBadRequest, "invalid_request", description)

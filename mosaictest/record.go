@@ -22,11 +22,12 @@ type Request struct {
 	Status      int               // of the answer; 0: none yet
 }
 
-// TokenRequests returns the requests to the token endpoint, in the order of their arrival.
+// TokenRequests returns the requests to the token endpoint, in the order of their arrival. A request
+// whose body breaks off is not recorded.
 func (s *Server) TokenRequests() []Request { return s.requests(&s.tokenRequests) }
 
 // APIRequests returns all other requests, in the order of their arrival: API calls, including
-// refused ones, and requests for the signing keys.
+// refused ones, and requests for the signing keys. A request whose body breaks off is not recorded.
 func (s *Server) APIRequests() []Request { return s.requests(&s.apiRequests) }
 
 // ForgetRequests removes all requests from [Server.TokenRequests] and [Server.APIRequests].

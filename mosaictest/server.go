@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -228,12 +229,16 @@ func (s *Server) SetSkew(d time.Duration) { s.set(func() { s.skew = d }) }
 func (s *Server) now() time.Time { return time.Now().Add(s.current().skew) }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body) // net/http then notices when the client gives up
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
 	setDate(w, s.now())
 	switch r.URL.Path {
 	case "/oidc/token", "/cis/oidc/token":
-		s.serveToken(w, r)
+		s.serveToken(w, r, body)
 	default:
-		s.serveAPI(w, r)
+		s.serveAPI(w, r, body)
 	}
 }
 

@@ -28,9 +28,8 @@
 //
 // # Faults
 //
-// [Server.Fail] and [Server.FailNext] answer token requests with a [Fault], and never API calls.
-// [Server.Handle] sets the handler of API paths, and never that of the token endpoint. A Fault is a
-// handler, too: set one to simulate an outage of an API.
+// A [Fault] is an answer chosen by the test: of the token endpoint with [Server.Fail] or
+// [Server.FailNext], of an API with [Server.Handle].
 //
 // Other failures: [Server.SetLatency], [Server.SetSkew], [Server.Revoke], [Server.RevokeToken],
 // [Server.RevokeSecret], [Server.RemoveResource] and [Server.SetClaims]. A mistake of the test

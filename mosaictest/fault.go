@@ -11,8 +11,8 @@ import (
 )
 
 // A Fault is an answer chosen by the test. [Server.Fail] and [Server.FailNext] answer token
-// requests with it, unchecked: no client assertion is used up. [Server.Handle] answers API calls
-// with it, after the check of the token.
+// requests with it, and never API calls. The requests are not checked: no client assertion is used
+// up. [Server.Handle] answers API calls with it, after the check of the token.
 //
 // The zero Fault breaks the connection off without an answer.
 type Fault struct {

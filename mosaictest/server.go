@@ -181,8 +181,7 @@ func (panics) Write(p []byte) (int, error) {
 }
 
 // Close shuts the server down and blocks until all requests are completed. It cancels their
-// contexts, and so ends a hang ([Fault]) or a wait ([Server.SetLatency]). Idle connections are
-// closed on both sides.
+// contexts. Idle connections are closed on both sides.
 //
 // In a testing/synctest bubble Close then sleeps for 30 seconds, the longest time that a token
 // request takes. A token request can outlive its caller, and a bubble must not end before it.

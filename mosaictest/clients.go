@@ -113,17 +113,9 @@ func (s *Server) RegisterCA(clientID string, roots *x509.CertPool, subject strin
 		return err
 	}})
 
-	s.set(func() {
-		names := x509.NewCertPool()
-		if s.caNames != nil {
-			names = s.caNames.Clone() // a handshake may be reading the old one
-		}
-		//lint:ignore SA1019 Only the names are wanted; these are not the system roots.
-		for _, name := range roots.Subjects() {
-			names.AddCert(&x509.Certificate{Raw: name, RawSubject: name})
-		}
-		s.caNames = names
-	})
+	//lint:ignore SA1019 Only the names are wanted; these are not the system roots.
+	names := roots.Subjects()
+	s.set(func() { s.caNames = append(s.caNames, names...) })
 }
 
 func (s *Server) register(clientID string, c client) {

@@ -68,7 +68,7 @@ type settings struct {
 	before, after  time.Duration // see SetLatency
 	binding        bool
 	kid            string          // of the signing key; tokens with another are revoked
-	caNames        *x509.CertPool  // named in TLS handshakes; nil: none
+	caNames        [][]byte        // in TLS handshakes
 	certificate    tls.Certificate // of the server
 	change         func(claims map[string]any)
 	apis           *http.ServeMux // of Server.handlers
@@ -148,7 +148,10 @@ func start(hs *httptest.Server, dial func(ctx context.Context, network, addr str
 	}
 	hs.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c, current := hs.TLS.Clone(), s.current()
-		c.ClientCAs, c.Certificates = current.caNames, []tls.Certificate{current.certificate}
+		c.Certificates, c.ClientCAs = []tls.Certificate{current.certificate}, x509.NewCertPool()
+		for _, name := range current.caNames {
+			c.ClientCAs.AddCert(&x509.Certificate{Raw: name, RawSubject: name})
+		}
 		return c, nil
 	}
 	hs.StartTLS()

@@ -54,7 +54,7 @@ type Server struct {
 	resources     map[mosaic.Resource]bool // configured for the application
 	used          map[string]time.Time     // exp of assertions, by client and jti
 	revoked       map[string]bool          // access tokens
-	served        map[string]bool          // addresses of ServeAs
+	served        map[string]string        // names of ServeAs, by address
 	handlers      map[string]http.Handler  // by pattern
 	fault         http.Handler             // until Heal; nil: none
 	faults        []http.Handler           // of the next token requests, before fault
@@ -125,7 +125,7 @@ func start(hs *httptest.Server, dial func(ctx context.Context, network, addr str
 		resources: make(map[mosaic.Resource]bool),
 		used:      make(map[string]time.Time),
 		revoked:   make(map[string]bool),
-		served:    make(map[string]bool),
+		served:    make(map[string]string),
 		handlers:  make(map[string]http.Handler),
 		settings: settings{
 			lifetime:    time.Hour, // as Mosaic's

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"math/big"
 	"net"
 	"net/url"
@@ -31,13 +32,9 @@ func (s *Server) ServeAs(hosts ...string) {
 			panic("mosaictest: ServeAs: " + err.Error())
 		}
 		u, _ := url.Parse(string(endpoint)) // ParseEndpoint's results are URLs
-		s.served[net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))] = true
+		s.served[net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))] = u.Hostname()
 	}
-	names := slices.Clone(ownNames)
-	for addr := range s.served {
-		name, _, _ := net.SplitHostPort(addr)
-		names = append(names, name)
-	}
+	names := slices.AppendSeq(slices.Clone(ownNames), maps.Values(s.served))
 	parent := authority()
 	s.certificate = issue(&parent, names)
 }
@@ -46,7 +43,7 @@ func (s *Server) ServeAs(hosts ...string) {
 func (s *Server) address(addr string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.served[addr] {
+	if _, served := s.served[addr]; served {
 		return s.http.Listener.Addr().String()
 	}
 	return addr

@@ -2,7 +2,6 @@ package mosaictest
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -28,7 +27,7 @@ func (s *Server) AddResource(r mosaic.Resource) { s.set(func() { s.resources[r] 
 func (s *Server) RemoveResource(r mosaic.Resource) { s.set(func() { delete(s.resources, r) }) }
 
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte) {
-	form, err := parseForm(r.Header, body)
+	form := parseForm(r.Header, body)
 	rec := s.record(&s.tokenRequests, w, r, body, form)
 	answer := s.nextFault()
 	latency := s.current()
@@ -37,26 +36,24 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte)
 	now := s.now()
 	setDate(w, now)
 	if answer == nil {
-		answer = s.grant(r, form, err, now)
+		answer = s.grant(r, form, now)
 	}
 	wait(r.Context(), latency.after)
 	answer.ServeHTTP(rec, r)
 }
 
-func parseForm(header http.Header, body []byte) (url.Values, error) {
-	mediaType, _, err := mime.ParseMediaType(header.Get("Content-Type"))
-	if err != nil || mediaType != "application/x-www-form-urlencoded" {
-		return nil, errors.New("the content type is not application/x-www-form-urlencoded")
-	}
+// parseForm returns nil if the body is no form.
+func parseForm(header http.Header, body []byte) url.Values {
+	mediaType, _, typeErr := mime.ParseMediaType(header.Get("Content-Type"))
 	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, errors.New("the body is no form") // the error itself quotes it
+	if typeErr != nil || mediaType != "application/x-www-form-urlencoded" || err != nil {
+		return nil
 	}
-	return form, nil
+	return form
 }
 
-// grant answers a token request. formErr is the error of parsing its form.
-func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time.Time) Fault {
+// grant answers a token request.
+func (s *Server) grant(r *http.Request, form url.Values, now time.Time) Fault {
 	invalid := func(description string) Fault {
 		return OAuthError(http.StatusBadRequest, "invalid_request", description)
 	}
@@ -65,8 +62,8 @@ func (s *Server) grant(r *http.Request, form url.Values, formErr error, now time
 		refusal := OAuthError(http.StatusMethodNotAllowed, "invalid_request", "the method is not POST")
 		refusal.Header.Set("Allow", http.MethodPost)
 		return refusal
-	case formErr != nil:
-		return invalid(formErr.Error())
+	case form == nil:
+		return invalid("the body is not of the type application/x-www-form-urlencoded")
 	case form.Get("client_secret") != "" && form.Get("client_assertion") != "":
 		return invalid("there are both a secret and an assertion") // RFC 6749 §2.3
 	}

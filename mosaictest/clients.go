@@ -67,11 +67,7 @@ func (s *Server) RegisterSecret(clientID, secret string) {
 // An assertion is accepted once, from its iat until its exp by the server's clock. It is valid for
 // five minutes at most. Its aud is a string: the request's URL, or the base of that URL.
 func (s *Server) RegisterKey(clientID string, jwks []byte) {
-	keys, err := parseKeys(jwks)
-	if err != nil {
-		panic("mosaictest: RegisterKey: " + err.Error())
-	}
-	s.register(clientID, client{keys: keys})
+	s.register(clientID, client{keys: must(parseKeys(jwks))})
 }
 
 // RegisterCertificate registers a client authenticating with self_signed_tls_client_auth (RFC 8705

@@ -41,7 +41,7 @@ func parseKeys(jwks []byte) (map[string]clientKey, error) {
 		Keys []jwk `json:"keys"`
 	}
 	if err := json.Unmarshal(jwks, &set); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("JWK Set: %w", err)
 	}
 	keys := make(map[string]clientKey)
 	for i, k := range set.Keys {
@@ -50,15 +50,15 @@ func parseKeys(jwks []byte) (map[string]clientKey, error) {
 		}
 		public, err := k.public()
 		if err != nil {
-			return nil, fmt.Errorf("key %d: %w", i, err)
+			return nil, fmt.Errorf("JWK Set: key %d: %w", i, err)
 		}
 		if _, twice := keys[k.Kid]; twice || k.Kid == "" {
-			return nil, fmt.Errorf("key %d: kid %q is empty or another key's", i, k.Kid)
+			return nil, fmt.Errorf("JWK Set: key %d: kid %q is empty or another key's", i, k.Kid)
 		}
 		keys[k.Kid] = clientKey{k.Alg, public}
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("no keys")
+		return nil, errors.New("JWK Set: no keys")
 	}
 	return keys, nil
 }

@@ -27,11 +27,8 @@ func (s *Server) ServeAs(hosts ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, host := range hosts {
-		endpoint, err := mosaic.ParseEndpoint(host)
-		if err != nil {
-			panic("mosaictest: ServeAs: " + err.Error())
-		}
-		u, _ := url.Parse(string(endpoint)) // ParseEndpoint's results are URLs
+		endpoint := must(mosaic.ParseEndpoint(host))
+		u := must(url.Parse(string(endpoint)))
 		s.served[net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))] = u.Hostname()
 	}
 	names := slices.AppendSeq(slices.Clone(ownNames), maps.Values(s.served))

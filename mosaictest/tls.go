@@ -2,7 +2,6 @@ package mosaictest
 
 import (
 	"cmp"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -67,7 +66,6 @@ func issue(parent *tls.Certificate, names []string) tls.Certificate {
 		NotBefore:             time.Date(1970, time.January, 1, 0, 0, 0, 0, time.UTC),
 		NotAfter:              time.Date(2100, time.January, 1, 0, 0, 0, 0, time.UTC),
 		BasicConstraintsValid: true,
-		IsCA:                  parent == nil,
 	}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
@@ -76,13 +74,12 @@ func issue(parent *tls.Certificate, names []string) tls.Certificate {
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	issuer, signer := template, crypto.PrivateKey(key)
-	if parent != nil {
-		issuer, signer = parent.Leaf, parent.PrivateKey
-	} else {
+	if parent == nil {
+		template.IsCA = true
 		template.Subject.CommonName = "mosaictest"                                // curl wants an issuer's name
 		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature // Python a CA's usage
+		parent = &tls.Certificate{Leaf: template, PrivateKey: key}
 	}
-	der := must(x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), signer))
+	der := must(x509.CreateCertificate(rand.Reader, template, parent.Leaf, key.Public(), parent.PrivateKey))
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: must(x509.ParseCertificate(der))}
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"maps"
-	"math/big"
 	"net"
 	"net/url"
 	"slices"
@@ -62,7 +61,6 @@ var authority = sync.OnceValue(func() tls.Certificate { return issue(nil, ownNam
 func issue(parent *tls.Certificate, names []string) tls.Certificate {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
-		SerialNumber:          big.NewInt(time.Now().UnixNano()),
 		NotBefore:             time.Date(1970, time.January, 1, 0, 0, 0, 0, time.UTC),
 		NotAfter:              time.Date(2100, time.January, 1, 0, 0, 0, 0, time.UTC),
 		BasicConstraintsValid: true,

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -33,13 +34,14 @@ func (s *Server) Handle(pattern string, h http.Handler) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.handlers[pattern] = h
-	s.apis = new(http.ServeMux)
-	for pattern, h := range s.handlers {
+	handlers, apis := maps.Clone(s.handlers), new(http.ServeMux)
+	handlers[pattern] = h
+	for pattern, h := range handlers {
 		if h != nil {
-			s.apis.Handle(pattern, h)
+			apis.Handle(pattern, h)
 		}
 	}
+	s.handlers, s.apis = handlers, apis // unless the ServeMux has panicked
 }
 
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, body []byte) {

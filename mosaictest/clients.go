@@ -60,9 +60,9 @@ func (s *Server) RegisterSecret(clientID, secret string) {
 }
 
 // RegisterKey registers a client authenticating with private_key_jwt (RFC 7523 §2.2). The JWK Set
-// is the one to submit to Mosaic, the result of [mosaic.Config.JWKS]. Each key is public and has a
-// kid of its own and an alg: RS256, PS256, ES256 or EdDSA. An assertion with another alg is refused. A
-// key with x5c and without alg belongs to a certificate and is skipped.
+// is the one to submit to Mosaic, the result of [mosaic.Config.JWKS]. Each key is public, and has a
+// kid that no other key has and an alg: RS256, PS256, ES256 or EdDSA. An assertion with another alg
+// is refused. A key with x5c and without alg belongs to a certificate and is skipped.
 //
 // An assertion is accepted once, from its iat until its exp by the server's clock. It is valid for
 // five minutes at most. Its aud is a string: the request's URL, or the base of that URL.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"reflect"
 	"slices"
 )
 
@@ -52,10 +53,11 @@ func parseKeys(jwks []byte) (map[string]clientKey, error) {
 		if err != nil {
 			return nil, fmt.Errorf("JWK Set: key %d: %w", i, err)
 		}
-		if _, twice := keys[k.Kid]; twice || k.Kid == "" {
+		key := clientKey{k.Alg, public}
+		if other, twice := keys[k.Kid]; twice && !reflect.DeepEqual(other, key) || k.Kid == "" {
 			return nil, fmt.Errorf("JWK Set: key %d: kid %q is empty or another key's", i, k.Kid)
 		}
-		keys[k.Kid] = clientKey{k.Alg, public}
+		keys[k.Kid] = key
 	}
 	if len(keys) == 0 {
 		return nil, errors.New("JWK Set: no keys")

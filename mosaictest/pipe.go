@@ -131,7 +131,11 @@ func (c *pipeConn) SetReadDeadline(t time.Time) error {
 	defer c.changed.L.Unlock()
 	c.deadline = t
 	if d := time.Until(t); d > 0 {
-		time.AfterFunc(d, c.changed.Broadcast)
+		time.AfterFunc(d, func() {
+			c.changed.L.Lock() // or a reader about to wait would miss it
+			defer c.changed.L.Unlock()
+			c.changed.Broadcast()
+		})
 	}
 	c.changed.Broadcast()
 	return nil

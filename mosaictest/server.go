@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,7 +63,8 @@ type Server struct {
 	apiRequests   []*Request
 }
 
-// settings are replaced and never changed: the copy returned by current stays valid.
+// settings are copied by current. Their fields are replaced or appended to, and nothing behind them
+// is modified, so the copy stays valid.
 type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
@@ -168,7 +170,7 @@ func start(hs *httptest.Server, dial func(ctx context.Context, network, addr str
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic("mosaictest: " + err.Error())
+		panic("mosaictest: " + strings.TrimPrefix(err.Error(), "mosaic: "))
 	}
 	return v
 }

@@ -2,6 +2,7 @@ package mosaictest_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -92,12 +93,15 @@ func TestMisuseIsAPanic(t *testing.T) {
 	set := func(name string, value any) func() {
 		return func() { s.RegisterKey("c", jwks(t, func(key map[string]any) { key[name] = value })) }
 	}
+	both := func(another crypto.Signer) []byte {
+		return jwksOf(t, kit.EC(), "ES256", func(set map[string][]map[string]any) {
+			jwksOf(t, another, "ES256", func(more map[string][]map[string]any) { set["keys"] = append(set["keys"], more["keys"]...) })
+		})
+	}
 	for name, misuse := range map[string]func(){
-		"no JSON": func() { s.RegisterKey("c", []byte("x")) },
-		"no keys": func() { s.RegisterKey("c", []byte("{}")) },
-		"a key twice": func() {
-			s.RegisterKey("c", jwksOf(t, kit.EC(), "ES256", func(set map[string][]map[string]any) { set["keys"] = append(set["keys"], set["keys"]...) }))
-		},
+		"no JSON":                             func() { s.RegisterKey("c", []byte("x")) },
+		"no keys":                             func() { s.RegisterKey("c", []byte("{}")) },
+		"two keys with one kid":               func() { s.RegisterKey("c", both(kit.NewEC(t))) },
 		"no kid":                              set("kid", ""),
 		"no alg":                              set("alg", ""),
 		"alg of another key":                  set("alg", "RS256"),
@@ -135,6 +139,12 @@ func TestMisuseIsAPanic(t *testing.T) {
 	}
 	token(t, s, "")
 	s.RegisterKey("c", jwks(t, nil))
+	s.RegisterKey("c", both(kit.EC())) // as JWKS lists a key with each of its certificates
+	func() {
+		defer func() { _ = recover() }() // http.ServeMux's panic
+		s.Handle("{", http.NotFoundHandler())
+	}()
+	s.Handle("/cis/users", http.NotFoundHandler())
 }
 
 func TestAHandlersPanicIsPrinted(t *testing.T) {

@@ -621,8 +621,8 @@ func TestJWKSAsksForTheCredentials(t *testing.T) {
 			begun := time.Now()
 			_, err := conf.JWKS()
 			wantFailure(t, "JWKS", err, "GetCredentials", tt.word)
-			if took := time.Since(begun); took > 10*time.Second || strings.Contains(fmt.Sprint(err), newSecret) {
-				t.Errorf("%s: got %v after %s; want ten seconds at most", tt.name, err, took)
+			if took := time.Since(begun); took != 0 && took != 10*time.Second || strings.Contains(fmt.Sprint(err), newSecret) {
+				t.Errorf("%s: got %v after %s; want it at once, or after ten seconds", tt.name, err, took)
 			}
 			time.Sleep(hang)
 		})

@@ -347,11 +347,13 @@ func TestJWKSHasThePublicKeysOfKeyAndCertificate(t *testing.T) {
 		{"a certificate of the key itself", []mosaic.Credentials{{PrivateKey: &kit.Signer{Signer: certKey}, KeyID: "k", Certificate: cert}}, []string{"EC ES256 k 2"}, ""},
 		{"a rotation", []mosaic.Credentials{key(kit.Ed25519(), "", ""), key(kit.EC(), "", ""), {Certificate: cert}}, []string{"OKP EdDSA 0", "EC ES256 0", "EC ES256 2"}, ""},
 		{"the same key twice", []mosaic.Credentials{key(kit.EC(), "k", ""), key(&kit.Signer{Signer: kit.EC()}, "k", "")}, []string{"EC ES256 k 0"}, ""},
+		{"the same key with a certificate", []mosaic.Credentials{key(certKey, "k", ""), {PrivateKey: certKey, KeyID: "k", Certificate: cert}}, []string{"EC ES256 k 0", "EC ES256 k 2"}, ""},
 		{"a secret", []mosaic.Credentials{{ClientSecret: "s"}}, nil, "a secret has no public key"},
 		{"two keys of one kid", []mosaic.Credentials{key(kit.EC(), "k", ""), key(kit.Ed25519(), "k", "")}, nil, "kid"},
 		{"a secret in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), {ClientSecret: "s"}}, nil, "next[0]"},
 		{"a key that cannot sign in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), key(kit.Ed25519(), "", ""), key(p384(), "", "")}, nil, "next[1]"},
 		{"nothing", []mosaic.Credentials{{}}, nil, "ClientSecret"},
+		{"nothing in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), {}}, nil, "next[0]: set ClientSecret, PrivateKey or Certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			own := tt.all[0]

@@ -216,6 +216,9 @@ func TestValidateNamesEachField(t *testing.T) {
 	good := kit.Certificate(t, "acme", kit.EC(), nil)
 	mismatched, expired := *good, kit.Certificate(t, "acme", kit.EC(), nil, kit.Lifetime(-time.Minute))
 	mismatched.PrivateKey = kit.RSA()
+	chained, public := *good, *good
+	chained.Certificate = [][]byte{good.Certificate[0], {1}}
+	public.PrivateKey = kit.Ed25519().Public()
 	for _, tt := range []struct {
 		name   string
 		change func(*mosaic.Config)
@@ -240,11 +243,16 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"GetCredentials and KeyID", func(c *mosaic.Config) { c.ClientSecret, c.KeyID, c.GetCredentials = "", "k", get }, []string{"GetCredentials excludes"}},
 		{"GetCredentials and TLSClientAuth", func(c *mosaic.Config) { c.ClientSecret, c.TLSClientAuth, c.GetCredentials = "", true, get }, []string{"GetCredentials excludes"}},
 		{"TLSClientAuth and a secret", func(c *mosaic.Config) { c.TLSClientAuth = true }, []string{"TLSClientAuth excludes ClientSecret"}},
+		{"GetCredentials and a Certificate", func(c *mosaic.Config) { c.ClientSecret, c.Certificate, c.GetCredentials = "", good, get }, []string{"GetCredentials excludes"}},
+		{"TLSClientAuth and a key", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.TLSClientAuth = "", kit.EC(), true }, []string{"TLSClientAuth excludes"}},
 		{"what a key needs", func(c *mosaic.Config) { c.KeyID, c.SigningAlgorithm, c.AssertionAudience = "k", "RS256", "x" },
 			[]string{"KeyID is set without PrivateKey", "SigningAlgorithm is set without PrivateKey", "AssertionAudience is set without PrivateKey"}},
 		{"another algorithm", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.SigningAlgorithm = "", kit.EC(), "RS256" }, []string{"SigningAlgorithm", "ES256"}},
 		{"an empty Certificate", func(c *mosaic.Config) { c.Certificate = new(tls.Certificate) }, []string{"Certificate is empty"}},
 		{"a mismatched Certificate", func(c *mosaic.Config) { c.Certificate = &mismatched }, []string{"Certificate has a private key that does not match"}},
+		{"noise as a Certificate", func(c *mosaic.Config) { c.Certificate = &tls.Certificate{Certificate: [][]byte{{1}}} }, []string{"Certificate cannot be parsed (number 1"}},
+		{"noise in the chain", func(c *mosaic.Config) { c.Certificate = &chained }, []string{"Certificate cannot be parsed (number 2"}},
+		{"a Certificate with a public key", func(c *mosaic.Config) { c.Certificate = &public }, []string{"Certificate has no usable private key (ed25519.PublicKey)"}},
 		{"an expired Certificate", func(c *mosaic.Config) { c.Certificate = expired }, []string{"Certificate has expired"}},
 		{"no Endpoint", func(c *mosaic.Config) { c.Endpoint = "" }, []string{"Endpoint is empty"}},
 		{"a name as Endpoint", func(c *mosaic.Config) { c.Endpoint = "SBX" }, []string{`Endpoint "SBX" is a name`, "mosaic.Sandbox"}},

@@ -628,25 +628,3 @@ func TestJWKSAsksForTheCredentials(t *testing.T) {
 		})
 	}
 }
-
-func TestTLSClientAuthAndGetCredentialsExcludeOtherCredentials(t *testing.T) {
-	for _, name := range []string{"TLSClientAuth", "GetCredentials"} {
-		for _, change := range []func(*mosaic.Config){
-			func(c *mosaic.Config) { c.ClientSecret = "s" },
-			func(c *mosaic.Config) { c.PrivateKey = kit.EC() },
-			func(c *mosaic.Config) { c.Certificate = kit.Certificate(t, "acme", kit.EC(), nil) },
-			func(c *mosaic.Config) { c.TLSClientAuth, c.GetCredentials = true, mosaic.Files{}.Credentials },
-			func(*mosaic.Config) {},
-		} {
-			conf := &mosaic.Config{ClientID: "acme", Endpoint: mosaic.EU, TLSClientAuth: name == "TLSClientAuth"}
-			if !conf.TLSClientAuth {
-				conf.GetCredentials = mosaic.Files{}.Credentials
-			}
-			alone := conf.String()
-			change(conf)
-			if err := conf.Validate(); (err == nil) != (conf.String() == alone) || err != nil && !strings.Contains(err.Error(), " excludes ") {
-				t.Errorf("%s: got %v", conf, err)
-			}
-		}
-	}
-}

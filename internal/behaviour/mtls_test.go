@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -480,26 +479,4 @@ func TestTLSClientAuthIsForAnyTransport(t *testing.T) {
 		}
 		base.CloseIdleConnections()
 	})
-}
-
-func TestValidateRefusesACertificateThatCannotBePresented(t *testing.T) {
-	good := kit.Certificate(t, "acme", kit.EC(), nil)
-	for _, tt := range []struct {
-		name   string
-		change func(*tls.Certificate)
-		want   string
-	}{
-		{"empty", func(c *tls.Certificate) { *c = tls.Certificate{} }, "empty"},
-		{"noise", func(c *tls.Certificate) { c.Certificate = [][]byte{{1}} }, "parsed"},
-		{"noise behind it", func(c *tls.Certificate) { c.Certificate = slices.Concat(c.Certificate, [][]byte{{1}}) }, "number 2"},
-		{"with another's private key", func(c *tls.Certificate) { c.PrivateKey = kit.NewEC(t) }, "match"},
-		{"with a public key", func(c *tls.Certificate) { c.PrivateKey = kit.Ed25519().Public() }, "ed25519.PublicKey"},
-	} {
-		cert := *good
-		tt.change(&cert)
-		err := (&mosaic.Config{ClientID: "acme", Certificate: &cert, Endpoint: mosaic.EU}).Validate()
-		if !kit.IsLine(err) || !strings.Contains(fmt.Sprint(err), "Certificate") || !strings.Contains(fmt.Sprint(err), tt.want) {
-			t.Errorf("%s: got %v; want %s in it", tt.name, err, tt.want)
-		}
-	}
 }

@@ -730,50 +730,6 @@ func TestAZeroTokenSourceSaysWhereItsLikesAreMade(t *testing.T) {
 	}
 }
 
-func TestATokenSourceCachesAndHandsOutCopies(t *testing.T) {
-	stub := &kit.Stub{Replies: []string{kit.TokenReply("t1", `"expires_in":3600`), kit.TokenReply("t2", `"expires_in":3600`)}}
-	source := conf().TokenSource(stub.Context(t.Context()))
-	first, err := source.Token()
-	if err != nil {
-		t.Fatal(err)
-	}
-	kept := *first
-	first.AccessToken, first.Expiry = "changed", time.Time{}
-	source.Invalidate(nil)
-	source.Invalidate(&oauth2.Token{AccessToken: "another"})
-	if second, err := source.Token(); err != nil || !reflect.DeepEqual(*second, kept) || len(stub.Requests()) != 1 {
-		t.Errorf("got error %v, %d requests; want the same token again, from the first", err, len(stub.Requests()))
-	}
-	for range 50 {
-		source.Invalidate(&kept)
-	}
-	if tok, err := source.Token(); err != nil || tok.AccessToken != "t2" || len(stub.Requests()) != 2 {
-		t.Errorf("got error %v, %d requests; want the next token from the second", err, len(stub.Requests()))
-	}
-}
-
-func TestTokenContextEndsTheWaitOnly(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		srv.SetLatency(5*time.Second, 0)
-		ctx, cancel := context.WithCancel(srv.Context(t.Context()))
-		source := srv.Config().TokenSource(ctx)
-		cancel() // which ends nothing
-		begun := time.Now()
-		short, stop := context.WithTimeout(t.Context(), time.Second)
-		defer stop()
-		_, err := source.TokenContext(short)
-		if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took != time.Second {
-			t.Errorf("got %v after %s; want the deadline's error after a second", err, took)
-		}
-		if _, err := source.Token(); err != nil || time.Since(begun) != 5*time.Second || len(srv.TokenRequests()) != 1 {
-			t.Errorf("got %v after %s; want the token of the request in flight", err, time.Since(begun))
-		}
-		if _, err := source.TokenContext(short); err != nil {
-			t.Errorf("got %v; want the token that is there, whatever the context", err)
-		}
-	})
-}
-
 // Benchmarks, beside the token source of clientcredentials
 
 // contenders returns both token sources anew, over the same server.

@@ -291,24 +291,6 @@ func TestATokenEndsNoLaterThanItsCertificate(t *testing.T) {
 	})
 }
 
-func TestTheCertificateGoesToKnownOriginsOnly(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		srv.Handle("/cis/away", http.RedirectHandler("https://evil.example.com/redirected", http.StatusFound))
-		client := kit.CertificateClient(t, srv, "acme").Client(srv.Context(t.Context()))
-		for _, target := range []string{srv.Endpoint().URL("/cis/away"), "https://evil.example.com/direct"} {
-			if err := kit.Fetch(client, target, http.StatusUnauthorized); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, req := range srv.APIRequests() {
-			known := req.Host == "example.com"
-			if presented, token := req.Certificate != nil, req.Header["Authorization"] != nil; presented != known || token != known {
-				t.Errorf("%s of %s: with the certificate: %t, with a token: %t; want %t", req.RequestURI, req.Host, presented, token, known)
-			}
-		}
-	})
-}
-
 func TestProxyAndDialContextOfTheTransportAreKept(t *testing.T) {
 	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
 		base, tunnels := transportTo(srv), 0

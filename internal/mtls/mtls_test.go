@@ -2,9 +2,6 @@ package mtls_test
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -68,20 +65,6 @@ func TestACertificateIsACopy(t *testing.T) {
 	cert.Certificate[0][10]++
 	if cert.Certificate[0] = nil; got.Certificate.Certificate[0][10] != want {
 		t.Error("the copy has changed with the original")
-	}
-}
-
-func TestCertificatesHaveKeysOfMoreKinds(t *testing.T) {
-	keys := []crypto.Signer{kit.RSA(), kit.EC(), kit.Ed25519(), &kit.Signer{Signer: kit.Ed25519()}}
-	for _, curve := range []elliptic.Curve{elliptic.P384(), elliptic.P521()} {
-		key, err := ecdsa.GenerateKey(curve, rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
-		keys = append(keys, key)
-	}
-	for _, key := range keys {
-		taken(t, certificate(t, key, time.Hour))
 	}
 }
 

@@ -442,27 +442,6 @@ func presented(t testing.TB, srv *mosaictest.Server, client *http.Client, path, 
 	return requests[slices.IndexFunc(requests, func(r mosaictest.Request) bool { return r.RequestURI == path })].Certificate
 }
 
-func TestRequestsDuringTheFirstGetCredentialsHaveTheCertificate(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		cert := kit.CertificateClient(t, srv, "acme").Certificate
-		v := newVault(mosaic.Credentials{Certificate: cert})
-		v.answers(func(context.Context) (mosaic.Credentials, error) {
-			time.Sleep(time.Second)
-			return mosaic.Credentials{Certificate: cert}, nil
-		})
-		client := v.config(srv).Client(srv.Context(t.Context()))
-		var wg sync.WaitGroup
-		for range 3 {
-			wg.Go(func() {
-				if got := presented(t, srv, client, "/cis/x", "Bearer mine"); got == nil || !got.Equal(cert.Leaf) {
-					t.Error("a request went out without the certificate")
-				}
-			})
-		}
-		wg.Wait()
-	})
-}
-
 // A client of requests with an Authorization of their own makes no token request.
 func TestWithoutTokenRequestsAnExpiredCertificateIsReplaced(t *testing.T) {
 	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
@@ -571,23 +550,6 @@ func TestTheMethodMayChange(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Hour)
-	})
-}
-
-func TestAfterInvalidClientTheNextAttemptAsksAgain(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		v := secretVault(srv)
-		v.returns(mosaic.Credentials{ClientSecret: newSecret})
-		src := v.config(srv).TokenSource(srv.Context(t.Context()))
-		_, err := src.Token()
-		if reply := (*oauth2.RetrieveError)(nil); !errors.As(err, &reply) || reply.ErrorCode != "invalid_client" || strings.Contains(err.Error(), newSecret) {
-			t.Errorf("got %v; want the RetrieveError of invalid_client", err)
-		}
-		v.returns(mosaic.Credentials{ClientSecret: secret})
-		kit.Promptly(t, src)
-		if got := kit.Statuses(srv.TokenRequests()); !slices.Equal(got, []int{401, 200}) || v.calls.Load() != 2 {
-			t.Errorf("got answers %v after %d calls; want 401, 200 after 2", got, v.calls.Load())
-		}
 	})
 }
 

@@ -494,24 +494,6 @@ func TestAHerdOfRequestsWithAnAuthorizationOfTheirOwnAsksForCredentialsOnce(t *t
 	})
 }
 
-func TestARequestWithAnAuthorizationOfItsOwnPresentsNoExpiredCertificate(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		lives := 20 * time.Second
-		w.conf.ClientSecret, w.conf.GetCredentials = "", func(context.Context) (mosaic.Credentials, error) {
-			return mosaic.Credentials{Certificate: kit.Certificate(t, "acme", kit.EC(), nil, kit.Lifetime(lives))}, nil
-		}
-		for range 10 {
-			w.send(own(request("GET", "/cis", nil))).want(0, 401)
-			time.Sleep(15 * time.Second)
-		}
-		for _, r := range w.arrived("/cis", 10) {
-			if r.Certificate == nil || r.Time.After(r.Certificate.NotAfter) {
-				t.Error("arrived without a valid certificate")
-			}
-		}
-	})
-}
-
 // knownOrigins are those of FuzzTrust's client, as originOf writes them.
 var knownOrigins = map[string]bool{
 	"https://api.eu.transmitsecurity.io:443":               true, // Endpoint's

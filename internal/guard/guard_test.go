@@ -3,9 +3,7 @@ package guard_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,37 +16,6 @@ import (
 )
 
 var nowhere = slog.New(slog.DiscardHandler)
-
-func TestACallBringsAResultOrAnError(t *testing.T) {
-	locked := errors.New("locked")
-	for _, tt := range []struct {
-		name string
-		f    func() (string, error)
-		want string // of the error
-		is   error  // that errors.Is finds
-	}{
-		{"a result", func() (string, error) { return "signed", nil }, "", nil},
-		{"an error", func() (string, error) { return "", locked }, "locked", locked},
-		{"a panic", func() (string, error) { panic("a key") }, "the key panicked (its stack is in the log)", nil},
-		{"Goexit", func() (string, error) { runtime.Goexit(); return "", nil }, "the key ended its goroutine (runtime.Goexit)", nil},
-		{"too late", func() (string, error) { time.Sleep(time.Minute); return "signed", nil }, "the key did not return in time", guard.ErrLate},
-	} {
-		kit.Run(t, tt.name, func(t *testing.T) {
-			defer time.Sleep(time.Minute)
-			var log kit.Log
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			defer cancel()
-			got, err := guard.Call(ctx, guard.NewCalls(guard.AtOnce), "the key", log.Logger(slog.LevelInfo), tt.f)
-			if text := fmt.Sprint(err); tt.want == "" && (err != nil || got != "signed") || tt.want != "" && (text != tt.want || got != "" || !errors.Is(err, tt.is) && tt.is != nil) {
-				t.Errorf("got %q and error %v; want error %q", got, err, tt.want)
-			}
-			synctest.Wait()
-			if stack := strings.Contains(log.String(), "guard_test.go"); stack != (tt.name == "a panic") || strings.Contains(log.String(), "a key") {
-				t.Errorf("the stack is in the log: %t; want it after a panic, without the panic's value", stack)
-			}
-		})
-	}
-}
 
 // call calls f within five seconds.
 func call(t *testing.T, calls *guard.Calls, f func() (int, error)) (took time.Duration, err error) {

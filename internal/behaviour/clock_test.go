@@ -18,29 +18,6 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-func TestAClockThatIsOffCostsOneRequestMore(t *testing.T) {
-	for _, skew := range []time.Duration{
-		0, 4 * time.Second, -4 * time.Second, 2 * time.Minute, -2 * time.Minute,
-		30 * time.Minute, -30 * time.Minute, 25 * time.Hour, -25 * time.Hour,
-	} {
-		kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-			srv.SetSkew(skew)
-			src := kit.KeyClient(t, srv, kit.EC()).TokenSource(srv.Context(t.Context()))
-			most := 2
-			if skew.Abs() < 5*time.Second {
-				most = 1
-			}
-			for i := range 4 {
-				tok := kit.Promptly(t, src)
-				if n := len(srv.TokenRequests()); n > most+i {
-					t.Fatalf("%s off: got %d requests for token %d; want at most %d", skew, n, i, most+i)
-				}
-				src.Invalidate(tok)
-			}
-		})
-	}
-}
-
 // Date and iat are whole seconds, and the way takes time: a server strict to a quarter of a minute
 // refuses an assertion before its Date is 5 s off.
 func TestAServerThatIsStrictAboutAgeIsSatisfiedByTheSecondRequest(t *testing.T) {

@@ -212,17 +212,3 @@ func TestARefusalInAnOutageDoesNotKeepItsEndUnnoticed(t *testing.T) {
 		})
 	}
 }
-
-func TestRetryAfterIsMindedUpToAMinute(t *testing.T) {
-	for value, want := range map[string]time.Duration{"7": 7 * time.Second, "59": 59 * time.Second, "86400": time.Minute} {
-		kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-			srv.Fail(absent(value))
-			src := srv.Config().TokenSource(srv.Context(t.Context()))
-			kit.Every(time.Second, 2*time.Minute, func() { src.Token() })
-			seen := srv.TokenRequests()
-			if gap := seen[1].Time.Sub(seen[0].Time); gap < want || gap > want+time.Second {
-				t.Errorf("%s: the second request came after %s; want %s", value, gap, want)
-			}
-		})
-	}
-}

@@ -8,11 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
-	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -390,59 +387,6 @@ func TestJWKSHasThePublicKeysOfKeyAndCertificate(t *testing.T) {
 			if !slices.Equal(got, tt.want) {
 				t.Errorf("got %q; want %q", got, tt.want)
 			}
-		})
-	}
-}
-
-func TestAnAssertionSentBackIsInNoErrorAndNoLog(t *testing.T) {
-	asJSON := func(code, text string) string {
-		body, _ := json.Marshal(map[string]string{"error": code, "error_description": text, "error_uri": "https://x/?" + text})
-		return string(body)
-	}
-	for _, tt := range []struct {
-		name, status, media string
-		body                func(form, assertion string) string
-	}{
-		{"JSON", "401 Unauthorized", "application/json", func(_, assertion string) string { return asJSON("invalid_client", "bad assertion "+assertion) }},
-		{"JSON, the form", "400 Bad Request", "application/json", func(form, _ string) string { return asJSON("invalid_request", form) }},
-		{"JSON, as the code", "400 Bad Request", "application/json", func(_, assertion string) string { return asJSON(assertion, "") }},
-		{"HTML", "403 Forbidden", "text/html", func(form, _ string) string { return "<pre>" + html.EscapeString(form) + "</pre>" }},
-		{"text, broken off", "400 Bad Request", "text/plain", func(_, assertion string) string { return assertion[:len(assertion)-20] }},
-		{"success, as the token's type", "200 OK", "application/json", func(_, assertion string) string {
-			return `{"access_token":"x","token_type":"` + assertion + `"}`
-		}},
-		{"success, in no JSON", "200 OK", "application/json", func(form, _ string) string { return form }},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				var log kit.Log
-				conf := &mosaic.Config{ClientID: "acme", PrivateKey: kit.EC(), Endpoint: mosaic.EU, Logger: log.Logger(slog.LevelDebug)}
-				var sent []string
-				_, err := conf.TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(req *http.Request) (*http.Response, error) {
-					body, _ := io.ReadAll(req.Body)
-					form, _ := url.ParseQuery(string(body))
-					assertion := form.Get("client_assertion")
-					sent = append(sent, assertion)
-					header := "Content-Type: " + tt.media + "\r\nX-Request-Id: " + assertion
-					return (&kit.Stub{Replies: []string{kit.Reply(tt.status, header, tt.body(string(body), assertion))}}).RoundTrip(req)
-				}))).Token()
-				if err == nil {
-					t.Fatal("got a token; want an error")
-				}
-				synctest.Wait()
-				seen := fmt.Sprintf("%v %+v %#v ", err, err, err) + log.String()
-				var reply *oauth2.RetrieveError
-				if errors.As(err, &reply) {
-					seen += fmt.Sprint(reply.ErrorCode, reply.ErrorDescription, reply.ErrorURI, string(reply.Body), reply.Response.Header, reply.Response.Request)
-				}
-				for _, assertion := range sent {
-					for i, part := range strings.Split(assertion, ".")[1:] {
-						if strings.Contains(seen, part) {
-							t.Errorf("part %d of the assertion is in the error or the log", i+1)
-						}
-					}
-				}
-			})
 		})
 	}
 }

@@ -128,17 +128,6 @@ func TestAnIdleSourceHoldsNoGoroutineAndMakesOneFurtherRequestAtMost(t *testing.
 	})
 }
 
-func TestADroppedSourceRenewsNothing(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		src := srv.Config().TokenSource(srv.Context(t.Context()))
-		kit.Promptly(t, src)
-		synctest.Wait()
-		kit.Collect(t, src)
-		time.Sleep(10 * time.Hour)
-		wantRequests(t, srv, 1, 1)
-	})
-}
-
 // A timer of an hour and its function are in the heap until it fires or is stopped.
 func TestOfADroppedSourceNothingIsLeft(t *testing.T) {
 	const sources = 1000

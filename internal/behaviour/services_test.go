@@ -52,12 +52,3 @@ func TestEachRequestGetsTheTokenOfItsPath(t *testing.T) {
 		w.wantTokenRequests(5) // four services and a Resource
 	})
 }
-
-func TestAServiceThatIsNotCalledCostsNothing(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		w.client()
-		w.wantTokenRequests(0)
-		w.get("/risk/v1").want(0, 200)
-		w.wantTokenRequests(1)
-	})
-}

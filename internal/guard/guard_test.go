@@ -62,27 +62,6 @@ func TestFourCallsRunAtATimeAndOthersWait(t *testing.T) {
 	})
 }
 
-func TestACallThatHangsCostsOneGoroutineAndEndsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		calls := guard.NewCalls(guard.AtOnce)
-		mend := make(chan struct{})
-		fine := func() (int, error) { return 1, nil }
-		for n := range 4 {
-			if took, err := call(t, calls, func() (int, error) { <-mend; return 0, nil }); !errors.Is(err, guard.ErrLate) || took != 5*time.Second {
-				t.Errorf("the call that hangs: got %v after %s", err, took)
-			}
-			if took, err := call(t, calls, fine); took != 0 || errors.Is(err, guard.ErrLate) != (n == 3) {
-				t.Errorf("beside %d that hang: got %v after %s; want a result, or an error beside four, at once", n+1, err, took)
-			}
-		}
-		close(mend)
-		synctest.Wait()
-		if took, err := call(t, calls, fine); err != nil || took != 0 {
-			t.Errorf("when they have returned: got %v after %s; want a result at once", err, took)
-		}
-	})
-}
-
 func TestAHandlerKeepsLevelsAndAttributes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log kit.Log

@@ -345,36 +345,6 @@ func TestAReplayInARotationTravelsWithItsToken(t *testing.T) {
 	})
 }
 
-func TestACertificateThatDoesNotMatchItsKeyForAMomentIsNotNoticed(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		srv.BindTokens(true)
-		issue, v := issuer(t, srv), newVolume(t)
-		one, other := issue(24*time.Hour), issue(24*time.Hour)
-		v.rename("tls.crt", string(kit.CertificatePEM(one)))
-		v.rename("tls.key", string(kit.KeyPEM(t, one.PrivateKey.(crypto.Signer))))
-		var log kit.Log
-		conf := &mosaic.Config{
-			ClientID:       "acme",
-			Endpoint:       srv.Endpoint(),
-			GetCredentials: mosaic.Files{Certificate: v.path("tls.crt"), CertificateKey: v.path("tls.key")}.Credentials,
-			Logger:         log.Logger(slog.LevelInfo),
-		}
-		call := calling(t, conf.Client(kit.Over(t.Context(), reusing(srv))), srv, "/cis/v1/users", "/risk/v1/recommendation")
-		call()
-		v.rename("tls.crt", string(kit.CertificatePEM(other)))
-		kit.Every(time.Minute, 10*time.Hour, call)
-		if log.Count(`level=WARN msg="mosaic: using earlier credentials"`) < 10 || log.Count("private key does not match public key") < 10 || log.Count("credentials changed") != 0 {
-			t.Errorf("the log does not tell of earlier credentials:\n%s", log.String())
-		}
-		v.rename("tls.key", string(kit.KeyPEM(t, other.PrivateKey.(crypto.Signer))))
-		kit.Every(time.Minute, time.Hour, call)
-		if log.Count("mosaic: credentials changed") != 1 || !strings.Contains(log.String(), "method=tls_client_auth x5t="+x5t(other.Leaf)) {
-			t.Errorf("the log does not tell of the change:\n%s", log.String())
-		}
-		time.Sleep(time.Hour)
-	})
-}
-
 // Mosaic may check a certificate by OCSP: one that is revoked is refused in the handshake.
 func TestACertificateRefusedInTheHandshakeIsReplaced(t *testing.T) {
 	for name, version := range map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13} {

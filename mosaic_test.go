@@ -439,15 +439,6 @@ func TestFilesAreReadAtEachCall(t *testing.T) {
 	}
 }
 
-func TestParsePrivateKeyIsForPEM(t *testing.T) {
-	if key, err := mosaic.ParsePrivateKey(kit.KeyPEM(t, kit.Ed25519())); err != nil || !kit.Ed25519().(ed25519.PrivateKey).Equal(key) {
-		t.Errorf("got error %v; want the key", err)
-	}
-	if key, err := mosaic.ParsePrivateKey([]byte(secret)); err == nil || key != nil || !strings.HasPrefix(err.Error(), "mosaic: there is no private key") || strings.Contains(err.Error(), secret) {
-		t.Errorf("got error %v; want one that says what is missing", err)
-	}
-}
-
 func TestFromEnv(t *testing.T) {
 	cert := kit.Certificate(t, "acme", kit.EC(), nil)
 	secretFile, keyFile := write(t, "secret", []byte(secret+"\n")), write(t, "key", kit.KeyPEM(t, kit.Ed25519()))

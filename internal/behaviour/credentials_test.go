@@ -345,6 +345,7 @@ func TestAShortTimeoutLeavesTimeForEarlierCredentials(t *testing.T) {
 				return mosaic.Credentials{}, ctx.Err()
 			})
 			kit.Every(time.Minute, 10*time.Hour, func() { kit.Promptly(t, src) })
+			v.returns(mosaic.Credentials{ClientSecret: secret})
 			time.Sleep(time.Minute) // a call in flight ends
 		})
 	}

@@ -93,6 +93,11 @@ func failing(err error) http.RoundTripper {
 	return kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, err })
 }
 
+// dialing returns a transport without a connection.
+func dialing(err error) *http.Transport {
+	return &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, err }}
+}
+
 // instrumented stands for a RoundTripper that wraps another.
 type instrumented struct{ http.RoundTripper }
 
@@ -115,6 +120,31 @@ func get(f func(context.Context) (mosaic.Credentials, error)) func(c *mosaic.Con
 
 func certificate(t *testing.T, change ...func(*x509.Certificate)) *tls.Certificate {
 	return kit.Certificate(t, "acme", kit.EC(), nil, change...)
+}
+
+// certified returns a Config with c instead of the secret.
+func certified(c *tls.Certificate) *mosaic.Config {
+	return with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c })
+}
+
+// presenting meets the error of a token request with a certificate over rt.
+func presenting(rt http.RoundTripper) func(*testing.T) error {
+	return func(t *testing.T) error {
+		_, err := certified(certificate(t)).Token(kit.Over(t.Context(), rt))
+		return err
+	}
+}
+
+// standIn meets the error of a token request with a certificate to a stand-in, both changed.
+func standIn(change func(*mosaictest.Server, *tls.Certificate)) func(*testing.T) error {
+	return func(t *testing.T) error {
+		srv, c := mosaictest.NewInMemory(), certificate(t)
+		defer srv.Close()
+		srv.ServeAs("api.eu.transmitsecurity.io")
+		change(srv, c)
+		_, err := certified(c).Token(srv.Context(t.Context()))
+		return err
+	}
 }
 
 func env(variables map[string]string) func(*testing.T) error {
@@ -181,14 +211,7 @@ var sections = []section{
 			`The secret is wrong, revoked, or of another region or environment. Mosaic's support asks for the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
 			`401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints).`},
-		{"a wrong certificate", func(t *testing.T) error {
-			srv := mosaictest.NewInMemory()
-			defer srv.Close()
-			srv.ServeAs("api.eu.transmitsecurity.io")
-			c := certificate(t)
-			_, err := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c }).Token(srv.Context(t.Context()))
-			return err
-		}, `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, ``},
+		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, ``},
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
 		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, ``},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
@@ -218,10 +241,8 @@ var sections = []section{
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
 			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `DNS, routes or a firewall: try the same from the same host with curl.`},
 		{"a proxy that cannot be reached", transport(unchanged, &http.Transport{
-			Proxy: func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
-			DialContext: func(context.Context, string, string) (net.Conn, error) {
-				return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("proxy.acme.com:8080: connection refused")}
-			},
+			Proxy:       func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
+			DialContext: dialing(&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("proxy.acme.com:8080: connection refused")}).DialContext,
 		}), ` (3 attempts): "proxyconnect tcp: dial tcp: proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
 		//lint:ignore ST1005 net/http's text
 		{"a proxy that refuses", transport(unchanged, failing(errors.New("Proxy Authentication Required"))), ` (3 attempts): the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials`, ``},
@@ -251,55 +272,22 @@ var sections = []section{
 	}},
 	{"TLS and certificates", "", failed, []text{
 		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client lacks its CA, the image lacks the system's CAs, or the clock is off.`},
-		{"refused", func(t *testing.T) error {
-			c := certificate(t)
-			_, err := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c }).Token(kit.Over(t.Context(), &http.Transport{
-				DialContext: func(context.Context, string, string) (net.Conn, error) {
-					return nil, &net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")}
-				},
-			}))
-			return err
-		}, ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
-		{"refused in TLS 1.3", func(t *testing.T) error {
-			c := certificate(t)
-			_, err := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c }).Token(kit.Over(t.Context(), &http.Transport{
-				DialContext: func(context.Context, string, string) (net.Conn, error) {
-					return nil, &net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")}
-				},
-			}))
-			return err
-		}, ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
+		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
+		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
 		{"expired since", func(t *testing.T) error {
 			c := certificate(t, kit.Lifetime(time.Minute))
-			conf := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c })
-			src := conf.TokenSource(kit.Over(t.Context(), &http.Transport{
-				DialContext: func(context.Context, string, string) (net.Conn, error) {
-					return nil, &net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")}
-				},
-			}))
+			src := certified(c).TokenSource(kit.Over(t.Context(), dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")})))
 			time.Sleep(time.Hour)
 			_, err := src.Token()
 			return err
 		}, ` (3 attempts): "remote error: tls: expired certificate": Certificate has expired: its NotAfter is 2000-01-01T00:01:00Z`, `Return renewed certificates from GetCredentials.`},
-		{"a proxy between", func(t *testing.T) error {
-			srv := mosaictest.NewInMemory()
-			defer srv.Close()
-			srv.ServeAs("api.eu.transmitsecurity.io")
+		{"a proxy between", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
 			srv.SetClaims(func(claims map[string]any) { claims["cnf"] = map[string]any{"x5t#S256": "another"} })
-			c := certificate(t)
 			srv.RegisterCertificate("acme", c.Leaf)
-			_, err := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c }).Token(srv.Context(t.Context()))
-			return err
-		}, `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Let the proxy pass TLS through for Mosaic's hosts.`},
-		{"an HSM that fails", func(t *testing.T) error {
-			srv := mosaictest.NewInMemory()
-			defer srv.Close()
-			srv.ServeAs("api.eu.transmitsecurity.io")
-			c := certificate(t)
+		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Let the proxy pass TLS through for Mosaic's hosts.`},
+		{"an HSM that fails", standIn(func(_ *mosaictest.Server, c *tls.Certificate) {
 			c.PrivateKey = &kit.Signer{Signer: kit.EC(), Before: func() error { return errors.New("CKR_DEVICE_ERROR") }}
-			_, err := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c }).Token(srv.Context(t.Context()))
-			return err
-		}, ` (3 attempts): no TLS handshake: CKR_DEVICE_ERROR`, `The text is the error of the certificate's key.`},
+		}), ` (3 attempts): no TLS handshake: CKR_DEVICE_ERROR`, `The text is the error of the certificate's key.`},
 	}},
 	{"Keys and GetCredentials", "", failed, []text{
 		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), `: no client assertion: PrivateKey could not sign: kms: permission denied`, `The text is the error of the signer.`},
@@ -322,11 +310,7 @@ var sections = []section{
 		{"a file is missing", reply(get(mosaic.Files{ClientSecret: "/nowhere/secret"}.Credentials), ""), ` (3 attempts): no credentials: GetCredentials: ClientSecret "/nowhere/secret": no such file or directory`, ``},
 	}},
 	{"A transport that cannot present a certificate", "", "mosaic: ", []text{
-		{"an instrumented transport", func(t *testing.T) error {
-			c := certificate(t)
-			_, err := with(func(conf *mosaic.Config) { conf.ClientSecret, conf.Certificate = "", c }).Token(kit.Over(t.Context(), instrumented{}))
-			return err
-		}, `cannot present Certificate without an HTTP client whose Transport is an *http.Transport (this is behaviour_test.instrumented): set TLSClientAuth instead, and let the HTTP client present it`, ``},
+		{"an instrumented transport", presenting(instrumented{}), `cannot present Certificate without an HTTP client whose Transport is an *http.Transport (this is behaviour_test.instrumented): set TLSClientAuth instead, and let the HTTP client present it`, ``},
 		{"beside a secret", func(t *testing.T) error {
 			c := certificate(t)
 			_, err := with(func(conf *mosaic.Config) { conf.Certificate = c }).Token(kit.Over(t.Context(), &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return nil, nil }}))

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -189,10 +188,7 @@ const (
 )
 
 // encoded is a token as Mosaic's are, valid for an hour from the beginning of the bubble's time.
-var encoded = func() string {
-	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
-	return part(`{"alg":"RS256"}`) + "." + part(`{"iat":946684800,"exp":946688400}`) + "." + part("signature")
-}()
+var encoded = kit.JWT(`{"iat":946684800,"exp":946688400}`)
 
 // leaks are in no error and no log: pieces of the secret and of opaque tokens, and the begin of
 // each JWT, an assertion's too.

@@ -3,9 +3,6 @@ package behaviour_test
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
@@ -16,7 +13,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -31,7 +27,7 @@ import (
 
 // In the set a certificate's key may be of a kind without an algorithm.
 func TestAPrivateKeyAuthenticatesByTheOutputOfJWKS(t *testing.T) {
-	beside := kit.Certificate(t, "acme", p384(), nil)
+	beside := kit.Certificate(t, "acme", kit.P384(), nil)
 	for _, alg := range []struct {
 		name string
 		key  func() crypto.Signer
@@ -53,15 +49,6 @@ func TestAPrivateKeyAuthenticatesByTheOutputOfJWKS(t *testing.T) {
 		}
 	}
 }
-
-// p384 returns a key for TLS, of a kind without an algorithm for assertions.
-var p384 = sync.OnceValue(func() *ecdsa.PrivateKey {
-	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		panic(err)
-	}
-	return key
-})
 
 func TestTheFormOfATokenRequest(t *testing.T) {
 	const (
@@ -338,7 +325,7 @@ func TestJWKSHasThePublicKeysOfKeyAndCertificate(t *testing.T) {
 		{"a key", []mosaic.Credentials{key(kit.RSA(), "", "")}, []string{"RSA RS256 0"}, ""},
 		{"a key with a KeyID and an algorithm", []mosaic.Credentials{key(kit.RSA(), "k", "PS256")}, []string{"RSA PS256 k 0"}, ""},
 		{"a certificate", []mosaic.Credentials{{Certificate: cert}}, []string{"EC ES256 2"}, ""},
-		{"a certificate on P-384", []mosaic.Credentials{{Certificate: kit.Certificate(t, "acme", p384(), nil)}}, []string{"EC <nil> 1"}, ""},
+		{"a certificate on P-384", []mosaic.Credentials{{Certificate: kit.Certificate(t, "acme", kit.P384(), nil)}}, []string{"EC <nil> 1"}, ""},
 		{"a secret and a certificate", []mosaic.Credentials{{ClientSecret: "s", Certificate: cert}}, []string{"EC ES256 2"}, ""},
 		{"a key and a certificate", []mosaic.Credentials{{PrivateKey: kit.Ed25519(), KeyID: "k", Certificate: cert}}, []string{"OKP EdDSA k 0", "EC ES256 2"}, ""},
 		{"a certificate of the key itself", []mosaic.Credentials{{PrivateKey: &kit.Signer{Signer: certKey}, KeyID: "k", Certificate: cert}}, []string{"EC ES256 k 2"}, ""},
@@ -348,7 +335,7 @@ func TestJWKSHasThePublicKeysOfKeyAndCertificate(t *testing.T) {
 		{"a secret", []mosaic.Credentials{{ClientSecret: "s"}}, nil, "a secret has no public key"},
 		{"two keys of one kid", []mosaic.Credentials{key(kit.EC(), "k", ""), key(kit.Ed25519(), "k", "")}, nil, "kid"},
 		{"a secret in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), {ClientSecret: "s"}}, nil, "next[0]"},
-		{"a key that cannot sign in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), key(kit.Ed25519(), "", ""), key(p384(), "", "")}, nil, "next[1]"},
+		{"a key that cannot sign in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), key(kit.Ed25519(), "", ""), key(kit.P384(), "", "")}, nil, "next[1]"},
 		{"nothing", []mosaic.Credentials{{}}, nil, "ClientSecret"},
 		{"nothing in a rotation", []mosaic.Credentials{key(kit.EC(), "", ""), {}}, nil, "next[0]: set ClientSecret, PrivateKey or Certificate"},
 	} {

@@ -3,10 +3,8 @@ package behaviour_test
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -198,8 +196,7 @@ func (s *soak) inspect() {
 		}
 		thumbprint := ""
 		if r.Certificate != nil {
-			sum := sha256.Sum256(r.Certificate.Raw)
-			thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
+			thumbprint = x5t(r.Certificate)
 		}
 		if cnf := claims.Confirmation; (cnf != nil) != (claims.Subject == certifiedID) || cnf != nil && cnf.CertificateThumbprint != thumbprint {
 			s.t.Errorf("a token of %s was sent over a connection of another certificate than its own", claims.Subject)

@@ -23,6 +23,7 @@ import (
 var (
 	RSA     = once(func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 	EC      = once(func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+	P384    = once(func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) }) // for TLS only
 	Ed25519 = once(func() (crypto.Signer, error) {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err

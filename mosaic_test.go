@@ -400,21 +400,11 @@ func TestATokenEndsWithItsExpOnTheLocalClock(t *testing.T) {
 
 // Credentials
 
-// write returns the path of a file with this text, which it replaces.
-func write(t testing.TB, name string, text []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 func TestFilesAreReadAtEachCall(t *testing.T) {
 	cert := kit.Certificate(t, "acme", kit.EC(), nil)
 	f := mosaic.Files{
-		ClientSecret: write(t, "secret", []byte(secret+"\n")), PrivateKey: write(t, "key", kit.KeyPEM(t, kit.Ed25519())), KeyID: "k",
-		Certificate: write(t, "crt", kit.CertificatePEM(cert)), CertificateKey: write(t, "crt.key", kit.KeyPEM(t, kit.EC())),
+		ClientSecret: kit.File(t, secret+"\n"), PrivateKey: kit.File(t, kit.KeyPEM(t, kit.Ed25519())), KeyID: "k",
+		Certificate: kit.File(t, kit.CertificatePEM(cert)), CertificateKey: kit.File(t, kit.KeyPEM(t, kit.EC())),
 	}
 	for _, want := range []string{secret, "replaced"} {
 		c, err := f.Credentials(t.Context())
@@ -441,10 +431,10 @@ func TestFilesAreReadAtEachCall(t *testing.T) {
 
 func TestFromEnv(t *testing.T) {
 	cert := kit.Certificate(t, "acme", kit.EC(), nil)
-	secretFile, keyFile := write(t, "secret", []byte(secret+"\n")), write(t, "key", kit.KeyPEM(t, kit.Ed25519()))
-	certFile, certKey := write(t, "crt", kit.CertificatePEM(cert)), write(t, "crt.key", kit.KeyPEM(t, kit.EC()))
+	secretFile, keyFile := kit.File(t, secret+"\n"), kit.File(t, kit.KeyPEM(t, kit.Ed25519()))
+	certFile, certKey := kit.File(t, kit.CertificatePEM(cert)), kit.File(t, kit.KeyPEM(t, kit.EC()))
 	odd, _ := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
-	oddCert, oddKey := write(t, "crt", kit.CertificatePEM(kit.Certificate(t, "acme", odd, nil))), write(t, "key", kit.KeyPEM(t, odd))
+	oddCert, oddKey := kit.File(t, kit.CertificatePEM(kit.Certificate(t, "acme", odd, nil))), kit.File(t, kit.KeyPEM(t, odd))
 	absent := filepath.Join(t.TempDir(), "absent")
 	pem := string(kit.KeyPEM(t, kit.RSA()))
 	type env = map[string]string

@@ -158,12 +158,12 @@ func TestCheckShowsWhatKeysAndCertificatesNeed(t *testing.T) {
 			cert := kit.Certificate(t, "client", kit.EC(), nil, lasts(tt.before, tt.after))
 			srv.RegisterCertificate(tt.name, cert.Leaf)
 			env := env.with("MOSAIC_CLIENT_ID", tt.name,
-				"MOSAIC_CERTIFICATE_FILE", file(t, kit.CertificatePEM(cert)), "MOSAIC_CERTIFICATE_KEY_FILE", file(t, kit.KeyPEM(t, kit.EC())))
+				"MOSAIC_CERTIFICATE_FILE", kit.File(t, kit.CertificatePEM(cert)), "MOSAIC_CERTIFICATE_KEY_FILE", kit.File(t, kit.KeyPEM(t, kit.EC())))
 			hold(t, env, 0, but(`✓ configuration  client `+tt.name+` at .*`, tt.want)...)
 		})
 	}
 
-	withKey := env.with("MOSAIC_KEY_ID", "2026", "MOSAIC_PRIVATE_KEY_FILE", file(t, kit.KeyPEM(t, kit.EC())))
+	withKey := env.with("MOSAIC_KEY_ID", "2026", "MOSAIC_PRIVATE_KEY_FILE", kit.File(t, kit.KeyPEM(t, kit.EC())))
 	srv.RegisterKey(withKey["MOSAIC_CLIENT_ID"], []byte(succeed(t, withKey, "jwks")))
 	hold(t, withKey, 0, but(`✓ key            kid 2026, does not expire; Mosaic needs the output of mosaic jwks`)...)
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -52,7 +51,7 @@ func newEnvironment(t *testing.T, srv *mosaictest.Server) environment {
 		"MOSAIC_CLIENT_ID":     conf.ClientID,
 		"MOSAIC_CLIENT_SECRET": conf.ClientSecret,
 		"MOSAIC_ENDPOINT":      string(conf.Endpoint),
-		"SSL_CERT_FILE":        file(t, ca),
+		"SSL_CERT_FILE":        kit.File(t, ca),
 	}
 }
 
@@ -74,16 +73,6 @@ func (e environment) secrets(t *testing.T) (secrets []string) {
 		}
 	}
 	return slices.DeleteFunc(append(secrets, e["MOSAIC_CLIENT_SECRET"]), func(s string) bool { return len(s) < 8 })
-}
-
-// file returns the path of a new file.
-func file(t *testing.T, data []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // newCommand returns a call of the command in an environment of nothing else.
@@ -211,7 +200,7 @@ func TestAFailureIsOneLine(t *testing.T) {
 		{"a wrong secret", "token -json", good.with("MOSAIC_CLIENT_SECRET", "of another region"), "", "check ClientID and ClientSecret"},
 		{"a resource of nobody", "token -resource https://orders.acme.com", good, "", `"https://orders.acme.com" has to be configured`},
 		{"nobody there", "token -endpoint https://" + nobody.Addr().String(), good, "", "whether it can be reached from here"},
-		{"an unknown authority", "token", good.with("SSL_CERT_FILE", file(t, nil)), "", "the server's certificate does not verify"},
+		{"an unknown authority", "token", good.with("SSL_CERT_FILE", kit.File(t, "")), "", "the server's certificate does not verify"},
 		{"no key", "jwks", good, "", "a secret has no public key"},
 		{"no input", "claims -", nil, " \n", "standard input is not one access token"},
 		{"two words", "claims -", nil, "one two", "standard input is not one access token"},
@@ -329,7 +318,7 @@ func TestTokenPrintsATokenAndNothingElse(t *testing.T) {
 		{"flags behind", "token -resource risk -client-id another -endpoint " + region, env.with("MOSAIC_ENDPOINT", "mars", "MOSAIC_CLIENT_ID", ""), string(mosaic.FraudPrevention), "another"},
 		{"flags before", "token -client-id another -endpoint " + region + " -resource risk", env.with("MOSAIC_ENDPOINT", ""), string(mosaic.FraudPrevention), "another"},
 		{"flags before the command", "-client-id another token -resource risk", env, string(mosaic.FraudPrevention), "another"},
-		{"a secret in a file", "token", env.with("MOSAIC_CLIENT_SECRET", "", "MOSAIC_CLIENT_SECRET_FILE", file(t, []byte(env["MOSAIC_CLIENT_SECRET"]+"\n"))), "", ""},
+		{"a secret in a file", "token", env.with("MOSAIC_CLIENT_SECRET", "", "MOSAIC_CLIENT_SECRET_FILE", kit.File(t, env["MOSAIC_CLIENT_SECRET"]+"\n")), "", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -428,9 +417,9 @@ func TestJWKSIsThePublicKeyOfTheFiles(t *testing.T) {
 	env := environment{
 		"MOSAIC_CLIENT_ID":            "with a key",
 		"MOSAIC_ENDPOINT":             string(srv.Endpoint()),
-		"MOSAIC_PRIVATE_KEY_FILE":     file(t, kit.KeyPEM(t, kit.Ed25519())),
-		"MOSAIC_CERTIFICATE_FILE":     file(t, kit.CertificatePEM(cert)),
-		"MOSAIC_CERTIFICATE_KEY_FILE": file(t, kit.KeyPEM(t, kit.EC())),
+		"MOSAIC_PRIVATE_KEY_FILE":     kit.File(t, kit.KeyPEM(t, kit.Ed25519())),
+		"MOSAIC_CERTIFICATE_FILE":     kit.File(t, kit.CertificatePEM(cert)),
+		"MOSAIC_CERTIFICATE_KEY_FILE": kit.File(t, kit.KeyPEM(t, kit.EC())),
 		"SSL_CERT_FILE":               newEnvironment(t, srv)["SSL_CERT_FILE"],
 	}
 	conf, err := mosaic.FromEnv(func(name string) string { return env[name] })

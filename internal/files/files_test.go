@@ -75,7 +75,7 @@ func TestKeysOfCommonToolsAreRead(t *testing.T) {
 		if key, err := files.ParseKey([]byte(tt.text)); err != nil || !tt.want.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public()) {
 			t.Errorf("%s: got a %T, error %v; want the key", tt.name, key, err)
 		}
-		if _, err := files.Key(write(t, tt.text)); err != nil {
+		if _, err := files.Key(kit.File(t, tt.text)); err != nil {
 			t.Errorf("%s, of a file: got error %v", tt.name, err)
 		}
 	}
@@ -121,22 +121,12 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 			if strings.Contains(err.Error(), "\n") || len(err.Error()) > 250 {
 				t.Errorf("got an error of %d bytes; want one short line", len(err.Error()))
 			}
-			path := write(t, tt.text)
+			path := kit.File(t, tt.text)
 			if _, err := files.Key(path); err == nil || !strings.HasPrefix(err.Error(), "PrivateKey "+strconv.Quote(path)+": ") {
 				t.Errorf("of a file: got error %v; want one that names field and file", err)
 			}
 		})
 	}
-}
-
-// write returns the path of a new file.
-func write(t testing.TB, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func TestASecretIsTheFileWithoutOneLineEnd(t *testing.T) {
@@ -151,7 +141,7 @@ func TestASecretIsTheFileWithoutOneLineEnd(t *testing.T) {
 		{"a byte order mark", "\ufeffsecret\r\n", "secret"},
 		{"64 KiB", most, most},
 	} {
-		path := write(t, tt.text)
+		path := kit.File(t, tt.text)
 		link := filepath.Join(t.TempDir(), "link")
 		if err := os.Symlink(path, link); err != nil {
 			t.Fatal(err)
@@ -167,10 +157,10 @@ func TestASecretIsTheFileWithoutOneLineEnd(t *testing.T) {
 func TestAFileThatHoldsNoSecretIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct{ name, path, want string }{
-		{"nothing", write(t, ""), "is empty"},
-		{"a line end", write(t, "\n"), "is empty"},
-		{"CRLF", write(t, "\r\n"), "is empty"},
-		{"64 KiB and a byte", write(t, strings.Repeat("s", 64<<10+1)), "more than 64 KiB"},
+		{"nothing", kit.File(t, ""), "is empty"},
+		{"a line end", kit.File(t, "\n"), "is empty"},
+		{"CRLF", kit.File(t, "\r\n"), "is empty"},
+		{"64 KiB and a byte", kit.File(t, strings.Repeat("s", 64<<10+1)), "more than 64 KiB"},
 		{"a directory", dir, "not a regular file"},
 		{"a device", os.DevNull, "not a regular file"},
 		{"no file", filepath.Join(dir, "absent"), "no such file"},
@@ -220,9 +210,9 @@ func TestAPathThatMayBeASecretIsNotShown(t *testing.T) {
 func TestACertificateIsReadWithItsKey(t *testing.T) {
 	ca := kit.Certificate(t, "CA", kit.EC(), nil)
 	cert := kit.Certificate(t, "acme", kit.RSA(), ca)
-	chain, key := write(t, string(kit.CertificatePEM(cert))), write(t, rsaPKCS8)
-	both := write(t, rsaPKCS8+string(kit.CertificatePEM(cert)))
-	another := write(t, edPKCS8)
+	chain, key := kit.File(t, kit.CertificatePEM(cert)), kit.File(t, rsaPKCS8)
+	both := kit.File(t, rsaPKCS8+string(kit.CertificatePEM(cert)))
+	another := kit.File(t, edPKCS8)
 	for _, paths := range [][2]string{{chain, key}, {both, both}} {
 		pair, err := files.Pair(paths[0], paths[1])
 		if err != nil || len(pair.Certificate) != 2 || !bytes.Equal(pair.Certificate[0], cert.Leaf.Raw) {
@@ -232,7 +222,7 @@ func TestACertificateIsReadWithItsKey(t *testing.T) {
 	for _, tt := range []struct{ name, cert, key, want string }{
 		{"another key", chain, another, "private key "},
 		{"an absent key file", chain, chain + ".key", "no such file"},
-		{"an encrypted key", chain, write(t, block("ENCRYPTED PRIVATE KEY", rsaPKCS1)), "openssl pkey -in FILE -out NEWFILE"},
+		{"an encrypted key", chain, kit.File(t, block("ENCRYPTED PRIVATE KEY", rsaPKCS1)), "openssl pkey -in FILE -out NEWFILE"},
 		{"no certificate in it", key, key, "certificate"},
 	} {
 		if _, err := files.Pair(tt.cert, tt.key); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), tt.cert) && !strings.Contains(err.Error(), tt.key) {

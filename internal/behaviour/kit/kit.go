@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -82,6 +84,16 @@ func Collect[T any](t testing.TB, p *T) {
 		}
 	}
 	t.Error("it is not collected, though nobody uses it any more")
+}
+
+// File returns the path of a new file.
+func File[T string | []byte](t testing.TB, data T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // A RoundTripper is a transport made of a function.

@@ -41,14 +41,8 @@ func TestServerHasFurtherNames(t *testing.T) {
 		if resp.StatusCode != 200 {
 			t.Errorf("a client for mosaic.EU: got %s", resp.Status)
 		}
-		tr := s.Client().Transport.(*http.Transport).Clone()
-		defer tr.CloseIdleConnections()
 		conf = &mosaic.Config{ClientID: "key", PrivateKey: kit.EC(), Endpoint: mosaic.EU}
-		set, err := conf.JWKS()
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.RegisterKey("key", set)
+		s.RegisterKey("key", kit.JWKS(t, conf))
 		if _, err := conf.Token(s.Context(t.Context())); err != nil {
 			t.Errorf("an assertion for mosaic.EU's token endpoint: %v", err)
 		}

@@ -140,41 +140,7 @@ func TestEachAttemptHasAnAssertionOfItsOwn(t *testing.T) {
 		if got := kit.Statuses(srv.TokenRequests()); !slices.Equal(got, []int{0, 200, 200}) || len(seen) != 3 {
 			t.Errorf("got answers %v to %d different assertions; want none, 200, 200 to 3", got, len(seen))
 		}
-		res, err := srv.Client().PostForm(conf.Endpoint.TokenURL(), srv.TokenRequests()[1].Form)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if res.Body.Close(); res.StatusCode != http.StatusUnauthorized {
-			t.Errorf("the stand-in answers a replay by %s; want 401", res.Status)
-		}
 	})
-}
-
-func TestARefusedAssertionIsExplained(t *testing.T) {
-	for name, registered := range map[string]func(c *mosaic.Config){
-		"another key":                         func(c *mosaic.Config) { c.PrivateKey = kit.NewEC(t) },
-		"an unknown kid":                      func(c *mosaic.Config) { c.KeyID = "kid-2" },
-		"an algorithm that is not registered": func(c *mosaic.Config) { c.PrivateKey = kit.RSA() },
-		"another client":                      func(c *mosaic.Config) { c.ClientID = "another" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-				kit.KeyClient(t, srv, kit.EC(), func(c *mosaic.Config) { c.KeyID = "kid-1" }, registered)
-				conf := &mosaic.Config{ClientID: "acme", PrivateKey: kit.EC(), KeyID: "kid-1", Endpoint: srv.Endpoint()}
-				_, err := conf.Token(srv.Context(t.Context()))
-				var reply *oauth2.RetrieveError
-				if !errors.As(err, &reply) || reply.ErrorCode != "invalid_client" {
-					t.Fatalf("got %v; want the RetrieveError of invalid_client", err)
-				}
-				if text := err.Error(); !kit.IsLine(err) || !strings.Contains(text, "JWKS") || !strings.Contains(text, "KeyID") {
-					t.Errorf("got %s; want advice about JWKS and KeyID", text)
-				}
-				if n := len(srv.TokenRequests()); n != 1 {
-					t.Errorf("got %d requests; want one: a second would be refused, too", n)
-				}
-			})
-		})
-	}
 }
 
 func TestASignerThatFails(t *testing.T) {

@@ -202,38 +202,6 @@ func TestACertificateOfACAComesWithItsIntermediate(t *testing.T) {
 	}
 }
 
-func TestACertificateBesideASecretOrAKeyBindsTheToken(t *testing.T) {
-	for _, kind := range []string{"secret", "key"} {
-		kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-			srv.BindTokens(true)
-			conf := srv.Config()
-			if kind == "key" {
-				conf = kit.KeyClient(t, srv, kit.Ed25519())
-			}
-			conf.Certificate = kit.Certificate(t, "acme", kit.EC(), nil)
-			ctx := srv.Context(t.Context())
-			tok, err := conf.Token(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, want := boundTo(t, tok), x5t(conf.Certificate.Leaf); got != want {
-				t.Errorf("%s: it is bound to %q; want %s", kind, got, want)
-			}
-			for name, call := range map[string]struct {
-				client *http.Client
-				status int
-			}{
-				"Config.Client":                  {conf.Client(ctx), http.StatusOK},
-				"oauth2.NewClient, without mTLS": {oauth2.NewClient(ctx, oauth2.StaticTokenSource(tok)), http.StatusUnauthorized},
-			} {
-				if err := kit.Fetch(call.client, srv.Endpoint().URL("/cis/x"), call.status); err != nil {
-					t.Errorf("%s, %s: %v", kind, name, err)
-				}
-			}
-		})
-	}
-}
-
 // boundTo returns the x5t#S256 of a token's certificate, or "".
 func boundTo(t testing.TB, tok *oauth2.Token) string {
 	t.Helper()

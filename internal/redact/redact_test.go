@@ -221,12 +221,15 @@ func FuzzPeer(f *testing.F) {
 		f.Add(text, "hunter22pw")
 	}
 	f.Fuzz(func(t *testing.T, text, secret string) {
+		if !utf8.ValidString(secret) {
+			t.Skip("Validate refuses it")
+		}
 		for name, got := range map[string]string{"Peer": redact.Peer(text, secret, 300), "Own": redact.Own(text, secret, 300), "RequestID": redact.RequestID(text, secret)} {
 			if len(got) > 300 || !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				t.Errorf("%s: got %q; want a printable line of 300 bytes", name, got)
 			}
 			s := strings.TrimSpace(secret)
-			if !utf8.ValidString(s) || utf8.RuneCountInString(s) < 8 || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			if utf8.RuneCountInString(s) < 8 || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 				continue // no secret that is looked for
 			}
 			if beginning := string([]rune(s)[:8]); strings.Contains(strings.ReplaceAll(got, redact.Mark, "\n"), beginning) && !strings.Contains(redact.Withheld, beginning) {

@@ -428,6 +428,23 @@ func TestARenewalBegunByTheFirstUseOfATokenIsRetried(t *testing.T) {
 	})
 }
 
+func TestARenewalThatHangsUntilTheTokensEndIsLoggedAsSuch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log kit.Log
+		e := &endpoint{lifetime: time.Hour}
+		s := refresh.New(e.fetch, log.Logger(slog.LevelWarn))
+		want(t, s, "t1")
+		e.fail(failure{})
+		time.Sleep(45 * time.Minute)
+		e.latency.Store(int64(time.Hour))
+		time.Sleep(15 * time.Minute)
+		synctest.Wait()
+		if text := log.String(); !strings.Contains(text, "without a reply at the token's end") || strings.Contains(text, "deadline exceeded") {
+			t.Errorf("got %q; want it to name the token's end, and no context", text)
+		}
+	})
+}
+
 func TestARetryAfterIsMindedWhenTheTokenBecomesDueAndBeyondItsEnd(t *testing.T) {
 	bubble(t, 10*time.Minute, func(t *testing.T, e *endpoint, s *refresh.Source) { // due after 6 minutes to 6:40
 		tok := old(t, s)

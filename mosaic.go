@@ -162,11 +162,11 @@ type Config struct {
 	AssertionAudience string
 
 	// GetCredentials, if set, is called before each attempt of a token request, and returns its
-	// credentials: from [Files], a vault, a SPIFFE source. It may read or ask each time: that is
-	// about every 40 minutes for each service in use. ClientSecret, PrivateKey, KeyID and
-	// Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set. Its result
-	// must not be modified afterwards. For the same key, return the same crypto.Signer: a new one
-	// gets four more goroutines, as does the key of each new certificate.
+	// credentials: from [Files], a vault, a SPIFFE source. It is called about every 40 minutes for
+	// each service in use, so it may read a file or ask a vault each time. ClientSecret, PrivateKey,
+	// KeyID and Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set.
+	// Its result must not be modified afterwards. For the same key, return the same crypto.Signer: a
+	// new one gets four more goroutines, as does the key of each new certificate.
 	//
 	// Its context ends with the attempt and has no values. If GetCredentials fails, panics, takes
 	// more than half of the attempt's time (five seconds at most) or returns credentials that
@@ -221,8 +221,8 @@ type Files struct {
 }
 
 // Credentials reads the files, for Config.GetCredentials: regular files of at most 64 KiB each. The
-// context is not used. An error names the field, and the path unless it could be a secret set by
-// mistake, as a relative one.
+// context is not used. An error names the field and shows the path, except one that may be a secret
+// set by mistake, such as a relative path.
 func (f Files) Credentials(context.Context) (c Credentials, err error) {
 	c.KeyID = f.KeyID
 	if (f.Certificate == "") != (f.CertificateKey == "") {
@@ -678,7 +678,7 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	if endpoint := getenv("MOSAIC_ENDPOINT"); endpoint != "" {
 		if err := c.Endpoint.UnmarshalText([]byte(endpoint)); err != nil {
 			p.add("MOSAIC_ENDPOINT: %s", strings.TrimPrefix(err.Error(), "mosaic: "))
-			c.Endpoint = US // has no problem
+			c.Endpoint = US // one error is enough: c.problems finds none in US
 		}
 	}
 	if f == (Files{}) {

@@ -16,6 +16,7 @@ import (
 
 	"example.com/mosaic"
 	"example.com/mosaic/internal/assertion"
+	"example.com/mosaic/internal/expiry"
 	"example.com/mosaic/internal/redact"
 )
 
@@ -95,18 +96,16 @@ func unreachable(err error) error {
 	return fmt.Errorf("%s: %s", text, hint)
 }
 
-// tolerance is package mosaic's own: it moves a token's expiry onto a clock further off.
-const tolerance = 5 * time.Second
-
-// skew returns an error if the local clock differs from the server's Date.
+// skew returns an error if the local clock differs from the server's Date by so much that package
+// mosaic moves a token's expiry.
 func skew(sent, received time.Time, date string) error {
 	server, err := http.ParseTime(date)
 	switch {
 	case err != nil:
 		return errors.New("not compared: the server's answer has no Date")
-	case server.Before(sent.Add(-tolerance)):
+	case server.Before(sent.Add(-expiry.Tolerance)):
 		return fmt.Errorf("%s ahead of the server's: set the local clock (NTP)", sent.Sub(server).Round(time.Second))
-	case server.After(received.Add(tolerance)):
+	case server.After(received.Add(expiry.Tolerance)):
 		return fmt.Errorf("%s behind the server's: set the local clock (NTP)", server.Sub(received).Round(time.Second))
 	}
 	return nil

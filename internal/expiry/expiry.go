@@ -16,10 +16,10 @@ const (
 	maxLifetime = 366 * 24 * time.Hour
 )
 
-// tolerance is the difference above which Date or iat proves the local clock wrong. Less would take
+// Tolerance is the difference above which Date or iat proves the local clock wrong. Less would take
 // rounding and delays for skew. More would exceed half of the ten seconds that a source keeps before
 // a token's end.
-const tolerance = 5 * time.Second
+const Tolerance = 5 * time.Second
 
 // Reply is the part of a token response that tells the token's end.
 type Reply struct {
@@ -63,16 +63,16 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 // candidates returns the possible ends of the token, the best first, and the latest end to accept.
 func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Duration) (ends []time.Time, latest time.Time) {
 	latest = sent.Add(maxLifetime)
-	differ := !r.Date.IsZero() && (r.Date.Before(sent.Add(-tolerance)) || r.Date.After(received.Add(tolerance)))
+	differ := !r.Date.IsZero() && (r.Date.Before(sent.Add(-Tolerance)) || r.Date.After(received.Add(Tolerance)))
 	over := !exp.After(received)
 	switch {
 	case exp.IsZero():
-	case !over && !iat.After(received.Add(tolerance)) && !differ: // the clocks agree
-		ends, latest = append(ends, exp), exp.Add(tolerance)
+	case !over && !iat.After(received.Add(Tolerance)) && !differ: // the clocks agree
+		ends, latest = append(ends, exp), exp.Add(Tolerance)
 	case !r.Date.IsZero():
 		moved := exp.Add(sent.Sub(r.Date))
 		if !differ {
-			latest = exp.Add(tolerance)
+			latest = exp.Add(Tolerance)
 			if over { // Date, rounded down, may hide that the token has ended
 				moved = moved.Add(-time.Second)
 				latest = moved

@@ -30,7 +30,6 @@ type exchange struct {
 	status int
 	header http.Header
 	media  string // its media type
-	isHTML bool
 	isJSON bool
 }
 
@@ -42,7 +41,6 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil {
 		x.status, x.header = res.StatusCode, res.Header
 		x.media, _, _ = mime.ParseMediaType(res.Header.Get("Content-Type"))
-		x.isHTML = x.media == "text/html" || x.media == "application/xhtml+xml"
 		var body []byte
 		switch {
 		case res.Body == nil: // of another RoundTripper than net/http's
@@ -60,6 +58,8 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return res, nil
 }
+
+func (x *exchange) isHTML() bool { return x.media == "text/html" || x.media == "application/xhtml+xml" }
 
 // date returns the reply's Date, or zero.
 func (x *exchange) date() time.Time {

@@ -100,6 +100,9 @@ func Pair(certPath, keyPath string) (*tls.Certificate, error) {
 	}
 	return read("Certificate", certPath, func(data []byte) (*tls.Certificate, error) {
 		pair, err := tls.X509KeyPair(data, keyPEM)
+		if err == nil && pair.Leaf == nil { // with GODEBUG=x509keypairleaf=0
+			pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0])
+		}
 		return &pair, err
 	})
 }

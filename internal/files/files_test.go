@@ -214,9 +214,12 @@ func TestACertificateIsReadWithItsKey(t *testing.T) {
 	both := kit.File(t, rsaPKCS8+string(kit.CertificatePEM(cert)))
 	another := kit.File(t, edPKCS8)
 	for _, paths := range [][2]string{{chain, key}, {both, both}} {
-		pair, err := files.Pair(paths[0], paths[1])
-		if err != nil || len(pair.Certificate) != 2 || !bytes.Equal(pair.Certificate[0], cert.Leaf.Raw) {
-			t.Errorf("got error %v; want the certificate and its chain", err)
+		for _, godebug := range []string{"x509keypairleaf=1", "x509keypairleaf=0"} { // the latter leaves Leaf nil
+			t.Setenv("GODEBUG", godebug)
+			pair, err := files.Pair(paths[0], paths[1])
+			if err != nil || len(pair.Certificate) != 2 || !bytes.Equal(pair.Certificate[0], cert.Leaf.Raw) || !cert.Leaf.Equal(pair.Leaf) {
+				t.Errorf("%s: got error %v; want the certificate, parsed, and its chain", godebug, err)
+			}
 		}
 	}
 	for _, tt := range []struct{ name, cert, key, want string }{

@@ -3,7 +3,6 @@ package behaviour_test
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -13,7 +12,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -179,17 +177,14 @@ func TestTheContextOfGetCredentialsIsItsOwn(t *testing.T) {
 		if _, err := conf.TokenSource(ctx).TokenContext(ctx); err != nil {
 			t.Error(err)
 		}
-		for _, header := range []http.Header{{"Authorization": {"Bearer mine"}}, {}} {
-			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, srv.Endpoint().URL("/cis/x"), nil)
-			req.Header = header
-			res, err := conf.Client(ctx).Do(req)
-			if err != nil {
-				t.Fatal(err)
-			}
-			res.Body.Close()
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, srv.Endpoint().URL("/cis/x"), nil)
+		res, err := conf.Client(ctx).Do(req)
+		if err != nil {
+			t.Fatal(err)
 		}
+		res.Body.Close()
 		synctest.Wait()
-		for i := range 4 {
+		for i := range 3 {
 			if ctx := <-asked; ctx.Err() == nil {
 				t.Errorf("call %d: its context has not ended with the attempt", i)
 			}
@@ -389,77 +384,6 @@ func TestACallOfGetCredentialsThatNeverReturnsEndsNothing(t *testing.T) {
 			kit.Promptly(t, src)
 		})
 	}
-}
-
-// Four tokens, and four requests with an Authorization of their own, need credentials at once.
-func TestGetCredentialsIsCalledByFourGoroutinesAtATime(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		creds := mosaic.Credentials{Certificate: kit.CertificateClient(t, srv, "acme").Certificate}
-		v := newVault(creds)
-		var running atomic.Int32
-		v.answers(func(context.Context) (mosaic.Credentials, error) {
-			if n := running.Add(1); n > 4 {
-				t.Errorf("%d calls run at a time; want 4", n)
-			}
-			time.Sleep(time.Second)
-			running.Add(-1)
-			return creds, nil
-		})
-		client := v.config(srv).Client(srv.Context(t.Context()))
-		begun := time.Now()
-		var wg sync.WaitGroup
-		for _, path := range []string{"/cis/x", "/risk/x", "/verify/x", "/xdv/x"} {
-			for n, authorization := range []string{"", "Bearer mine"} {
-				wg.Go(func() {
-					time.Sleep(time.Duration(n) * time.Millisecond)
-					if cert := presented(t, srv, client, path, authorization); cert == nil {
-						t.Errorf("%s with Authorization %q came without the certificate", path, authorization)
-					}
-				})
-			}
-		}
-		wg.Wait()
-		if took := time.Since(begun); took != 2*time.Second {
-			t.Errorf("eight calls took %s; want 2s", took)
-		}
-	})
-}
-
-// presented sends a request and returns the certificate seen by srv.
-func presented(t testing.TB, srv *mosaictest.Server, client *http.Client, path, authorization string) *x509.Certificate {
-	t.Helper()
-	path += "?" + rand.Text()
-	req, _ := http.NewRequest(http.MethodGet, srv.Endpoint().URL(path), nil)
-	if authorization != "" {
-		req.Header.Set("Authorization", authorization)
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		t.Error(err)
-		return nil
-	}
-	res.Body.Close()
-	requests := srv.APIRequests()
-	return requests[slices.IndexFunc(requests, func(r mosaictest.Request) bool { return r.RequestURI == path })].Certificate
-}
-
-// A client of requests with an Authorization of their own makes no token request.
-func TestWithoutTokenRequestsAnExpiredCertificateIsReplaced(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		v := new(vault)
-		v.answers(func(context.Context) (mosaic.Credentials, error) {
-			return mosaic.Credentials{Certificate: kit.Certificate(t, "acme", kit.EC(), nil, kit.Lifetime(24*time.Hour))}, nil
-		})
-		client := v.config(srv).Client(srv.Context(t.Context()))
-		kit.Every(time.Hour, 72*time.Hour, func() {
-			if got := presented(t, srv, client, "/cis/x", "Bearer mine"); got == nil || time.Now().After(got.NotAfter) {
-				t.Error("a request was sent without a certificate, or with an expired one")
-			}
-		})
-		if n := v.calls.Load(); n > 4 {
-			t.Errorf("GetCredentials was called %d times in three days; want once a certificate", n)
-		}
-	})
 }
 
 // An HSM's session is closed and reopened: the same certificate comes with a new key object.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,7 +19,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"example.com/mosaic"
 	"example.com/mosaic/internal/behaviour/kit"
@@ -365,15 +363,15 @@ func TestARequestWithAnAuthorizationOfItsOwnPresentsTheNewestCertificate(t *test
 		foreign := func() *http.Request { return request("GET", "https://www.example.com/cis", nil) }
 		known := func() *http.Request { return request("GET", "/cis", nil) }
 		want(own(foreign()), 401, nil, 0)
-		want(own(known()), 401, first, 1)
+		want(own(known()), 401, nil, 0) // there is no certificate yet
 		risk := func() *http.Request { return request("GET", "/risk", nil) }
-		want(risk(), 200, first, 2) // obtains a token
+		want(risk(), 200, first, 1) // obtains a token
 		creds.Certificate = second
-		want(own(known()), 401, first, 2)
-		want(known(), 200, second, 3) // obtains another
-		want(own(known()), 401, second, 3)
-		want(risk(), 200, first, 3)
-		want(foreign(), 401, nil, 3)
+		want(own(known()), 401, first, 1)
+		want(known(), 200, second, 2) // obtains another
+		want(own(known()), 401, second, 2)
+		want(risk(), 200, first, 2)
+		want(foreign(), 401, nil, 2)
 
 		w.Handle("/cis/moved", http.RedirectHandler("/cis", http.StatusTemporaryRedirect))
 		moved := request("GET", "/cis/moved", nil)
@@ -383,7 +381,7 @@ func TestARequestWithAnAuthorizationOfItsOwnPresentsTheNewestCertificate(t *test
 			t.Fatal(err)
 		}
 		moved.Header.Set("Authorization", "Bearer "+tok.AccessToken)
-		want(moved, 200, second, 4)
+		want(moved, 200, second, 3)
 		synctest.Wait()
 		if got := w.log.Count("level=WARN"); got != 1 {
 			t.Errorf("%d warnings; want one, of the request to another origin without an Authorization", got)
@@ -392,90 +390,11 @@ func TestARequestWithAnAuthorizationOfItsOwnPresentsTheNewestCertificate(t *test
 		// The idle connections of the caller and of both certificates are closed.
 		dials := w.dials.Load()
 		w.client().CloseIdleConnections()
-		want(own(known()), 401, second, 4)
-		want(risk(), 200, first, 4)
-		want(foreign(), 401, nil, 4)
+		want(own(known()), 401, second, 3)
+		want(risk(), 200, first, 3)
+		want(foreign(), 401, nil, 3)
 		if got := w.dials.Load() - dials; got != 3 {
 			t.Errorf("after CloseIdleConnections, there were %d dials; want 3", got)
-		}
-	})
-}
-
-type unclear struct{}
-
-func (unclear) Error() string { return "unclear" }
-func (unclear) Is(error) bool { panic("unclear") }
-
-func TestARequestWithAnAuthorizationOfItsOwnIsSentWithoutCredentials(t *testing.T) {
-	for _, tt := range []struct {
-		name                 string
-		get                  func() error
-		timeout, took, again time.Duration // of the first request, and of the one after a minute
-	}{
-		{"an error", func() error { return errors.New("the vault is sealed") }, time.Hour, 0, 0},
-		{"a panic", func() error { panic("vault") }, time.Hour, 0, 0},
-		{"an error whose Is method panics", func() error { return unclear{} }, time.Hour, 0, 0},
-		{"nothing", func() error { return nil }, time.Hour, 0, 0},
-		{"a hang", func() error { time.Sleep(time.Minute); return nil }, time.Hour, 5 * time.Second, 5 * time.Second},
-		{"a hang, and a deadline", func() error { time.Sleep(time.Minute); return nil }, time.Second, time.Second / 2, 5 * time.Second},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			inWorld(t, func(t *testing.T, w *world) {
-				var asked atomic.Int32
-				w.conf.ClientSecret = ""
-				w.conf.GetCredentials = func(context.Context) (mosaic.Credentials, error) {
-					asked.Add(1)
-					return mosaic.Credentials{}, tt.get()
-				}
-				ctx, cancel := context.WithTimeout(t.Context(), tt.timeout)
-				defer cancel()
-				if o := w.send(own(request("GET", "/cis/first", nil)).WithContext(ctx)); o.err != nil || o.took != tt.took {
-					t.Errorf("got error %v after %s; want none after %s", o.err, o.took, tt.took)
-				}
-				time.Sleep(5 * time.Second) // the call ends
-				for range 100 {
-					w.send(own(request("GET", "/cis/second", nil))).want(0, 401)
-				}
-				time.Sleep(time.Minute)
-				w.send(own(request("GET", "/cis", nil))).want(tt.again, 401)
-				if r := w.arrived("/cis", 1)[0]; r.Header.Get("Authorization") != "Bearer mine" || r.Certificate != nil || asked.Load() != 2 {
-					t.Errorf("arrived with another Authorization or a certificate, or GetCredentials was called %d times; want twice", asked.Load())
-				}
-			})
-		})
-	}
-}
-
-// A gateway starts, its vault takes a moment, and requests come with tokens of their users.
-func TestAHerdOfRequestsWithAnAuthorizationOfTheirOwnAsksForCredentialsOnce(t *testing.T) {
-	inWorld(t, func(t *testing.T, w *world) {
-		cert := kit.Certificate(t, "acme", kit.EC(), nil)
-		secret := w.conf.ClientSecret
-		var asked atomic.Int32
-		w.conf.ClientSecret, w.conf.GetCredentials = "", func(context.Context) (mosaic.Credentials, error) {
-			asked.Add(1)
-			time.Sleep(300 * time.Millisecond)
-			return mosaic.Credentials{ClientSecret: secret, Certificate: cert}, nil
-		}
-		var wg sync.WaitGroup
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-		defer cancel()
-		wg.Go(func() {
-			w.send(own(request("GET", "/cis/hurry", nil).WithContext(ctx))).want(100*time.Millisecond, 401)
-		})
-		synctest.Wait() // it asks
-		for range 200 {
-			wg.Go(func() { w.send(own(request("GET", "/cis", nil))).want(300*time.Millisecond, 401) })
-		}
-		wg.Go(func() { w.send(request("GET", "/risk", nil)).want(300*time.Millisecond, 200) }) // with a token
-		wg.Wait()
-		for _, r := range w.arrived("/cis", 200) {
-			if r.Certificate == nil {
-				t.Fatal("arrived without the certificate")
-			}
-		}
-		if got := asked.Load(); got != 2 {
-			t.Errorf("GetCredentials was called %d times; want once for the herd and once for the token", got)
 		}
 	})
 }

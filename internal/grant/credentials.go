@@ -122,42 +122,13 @@ func (c *Client) noteObtained(p *prepared) {
 	c.obtained = id
 }
 
-// RoundTripper returns the transport for requests with an Authorization of their own. It presents
-// the newest certificate, if any. Get is called if it never succeeded or the certificate has
-// expired; after a failure, once a minute.
-func (c *Client) RoundTripper(ctx context.Context) http.RoundTripper {
-	if c.wanting() {
-		ctx, cancel := patient(ctx)
-		defer cancel()
-		_, _ = guard.Call(ctx, c.asking, "mosaic: GetCredentials", c.Log, c.ask)
-	}
+// RoundTripper returns the transport of the newest certificate, for requests with their own
+// Authorization header. Before there is a certificate it returns the caller's own transport.
+func (c *Client) RoundTripper(context.Context) http.RoundTripper {
 	if p := c.latest.Load(); p != nil {
 		return p.transport
 	}
 	return c.HTTP.Transport
-}
-
-// ask calls Get once for all requests that wait, and goes on if the first of them ends. They use
-// c.latest; its results are for guard.Call only.
-func (c *Client) ask() (p *prepared, err error) {
-	if !c.wanting() || time.Since(c.failed) < time.Minute {
-		return nil, nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
-	defer cancel()
-	defer func() { // also after a panic
-		if c.wanting() {
-			c.failed = time.Now()
-		}
-	}()
-	p, _ = c.credentials(ctx)
-	return p, nil
-}
-
-// wanting reports whether there are no credentials yet, or the certificate has expired.
-func (c *Client) wanting() bool {
-	p := c.latest.Load()
-	return p == nil || c.Get != nil && p.Certificate != nil && p.Certificate.Expired() != nil
 }
 
 // CloseIdleConnections closes those of every certificate in use.

@@ -58,8 +58,6 @@ type Client struct {
 	pool    *mtls.Pool // over HTTP's Transport; nil: it cannot present a certificate
 	poolErr error
 	getting *guard.Calls // of Get
-	asking  *guard.Calls // of ask, one at a time; guards failed
-	failed  time.Time    // when ask last failed
 	latest  atomic.Pointer[prepared]
 	skew    atomic.Int64 // of the server's clock over the local one, a time.Duration
 
@@ -70,7 +68,7 @@ type Client struct {
 
 // Init prepares c. It fails if a Fixed certificate cannot be presented.
 func (c *Client) Init() error {
-	c.getting, c.asking = guard.NewCalls(guard.AtOnce), guard.NewCalls(1)
+	c.getting = guard.NewCalls(guard.AtOnce)
 	if c.Get != nil || c.Fixed.Certificate != nil {
 		c.pool, c.poolErr = mtls.NewPool(c.HTTP.Transport, c.Log)
 	}

@@ -23,7 +23,7 @@ type Credentials struct {
 // prepared are Credentials ready for use.
 type prepared struct {
 	*Credentials
-	signing   *guard.Calls      // of Key's signer; the same signer keeps it
+	signing   guard.Calls      // of Key's signer; the same signer keeps it
 	via       *mtls.Transport   // presents Certificate; nil without one
 	transport http.RoundTripper // via, or the caller's own transport
 }

@@ -57,7 +57,7 @@ type Client struct {
 
 	pool    *mtls.Pool // over HTTP's Transport; nil: it cannot present a certificate
 	poolErr error
-	getting *guard.Calls // of Get
+	getting guard.Calls // of Get
 	latest  atomic.Pointer[prepared]
 	skew    atomic.Int64 // of the server's clock over the local one, a time.Duration
 

@@ -1,5 +1,5 @@
-// Package guard calls foreign code: signers, callbacks and log handlers. Such code may hang, panic,
-// or end its goroutine.
+// Package guard calls foreign code, such as signers, callbacks and log handlers. Foreign code may
+// hang, panic, or end its goroutine.
 package guard
 
 import (
@@ -9,63 +9,49 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
-	"sync/atomic"
-	"time"
 )
 
-const (
-	// AtOnce is the usual number of calls of a signer or a callback at a time: parallel TLS
-	// handshakes need several; each can hang, so few.
-	AtOnce = 4
+// AtOnce is the usual number of calls of a signer or a callback at a time. Parallel TLS handshakes
+// need several, but each call may hang, so there must be few.
+const AtOnce = 4
 
-	patience = 5 * time.Second // from this age on a call counts as hung
-)
+// Calls bounds how many calls of one function run at a time. Each function has its own Calls.
+type Calls chan struct{}
 
-// Calls bounds the calls of one function. Another function has Calls of its own.
-type Calls struct {
-	slots  chan struct{}
-	newest atomic.Pointer[time.Time] // when the newest call began; nil: one has returned since
-}
+// NewCalls returns the Calls of a function that may run in atOnce goroutines at a time.
+func NewCalls(atOnce int) Calls { return make(Calls, atOnce) }
 
-// NewCalls returns Calls for a function called by up to atOnce goroutines at a time.
-func NewCalls(atOnce int) *Calls { return &Calls{slots: make(chan struct{}, atOnce)} }
-
-// ErrLate is wrapped by the error of a late function.
+// ErrLate is wrapped by the error for a function that is late.
 var ErrLate = errors.New("did not return in time")
 
-// Call returns f's result. Until ctx ends it waits for one of the slots and for f; if the calls in
-// all slots hang, it does not wait. The name is f's, in errors and in the log.
-func Call[T any](ctx context.Context, calls *Calls, name string, log *slog.Logger, f func() (T, error)) (result T, err error) {
+// Call returns f's result. It waits for its turn and then for f until ctx ends, but f goes on and
+// keeps its turn until it returns. The name is that of f, in errors and in the log.
+func Call[T any](ctx context.Context, calls Calls, name string, log *slog.Logger, f func() (T, error)) (result T, err error) {
 	late := fmt.Errorf("%s %w", name, ErrLate)
-	if begun := calls.newest.Load(); len(calls.slots) == cap(calls.slots) && begun != nil && time.Since(*begun) >= patience {
-		return result, late
-	}
 	select {
-	case calls.slots <- struct{}{}:
+	case calls <- struct{}{}:
 	case <-ctx.Done():
 		return result, late
 	}
-	begun := time.Now()
-	calls.newest.Store(&begun)
-	done := make(chan struct{})
-	var got T
-	var gotErr error
+	type outcome struct {
+		result T
+		err    error
+	}
+	done := make(chan outcome, 1)
 	Go(name, log, f, func(result T, err error) {
-		calls.newest.Store(nil) // or the next calls would look hung between taking a slot and the Store above
-		<-calls.slots
-		got, gotErr = result, err
-		close(done)
+		<-calls
+		done <- outcome{result, err}
 	})
 	select {
-	case <-done:
-		return got, gotErr
+	case o := <-done:
+		return o.result, o.err
 	case <-ctx.Done():
 		return result, late
 	}
 }
 
-// Go calls f in a goroutine of its own, and then done with f's result, or with an error if f
-// panicked or ended its goroutine.
+// Go calls f in a new goroutine, and then done with f's result, or with an error if f panicked or
+// ended its goroutine.
 func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, error)) {
 	go func() {
 		var result T
@@ -81,14 +67,15 @@ func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, 
 	}()
 }
 
-// A Handler calls To in a goroutine for each record: it may block, panic, or call the very code it
-// logs for. Attributes of Logger.With are put into each record. Groups are not supported.
+// A Handler calls To in a new goroutine for each record, because To may block, panic, or call the
+// very code that it logs for. Attributes of Logger.With are put into each record. Groups are not
+// supported.
 type Handler struct {
 	To    slog.Handler
 	attrs []slog.Attr
 }
 
-// Enabled leaves the question to Handle.
+// Enabled returns true, because To may only be asked in Handle's goroutine.
 func (h Handler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h Handler) Handle(ctx context.Context, r slog.Record) error {

@@ -202,7 +202,7 @@ const signTimeout = 9 * time.Second
 // own: a panic there would end the process.
 type presentedKey struct {
 	*Certificate
-	calls *guard.Calls
+	calls guard.Calls
 	t     *Transport
 }
 

@@ -245,7 +245,7 @@ func TestTheLogIsAContract(t *testing.T) {
 		{"a signer that panics", func(t *testing.T, w world) {
 			w.conf.ClientSecret, w.conf.PrivateKey = "", &kit.Signer{Signer: kit.EC(), Before: func() error { panic("a secret") }}
 			wantError(t, w.conf.TokenSource(w.ctx))
-		}, []string{"ERROR mosaic: PrivateKey panicked stack", failed}},
+		}, append(slices.Repeat([]string{"ERROR mosaic: PrivateKey panicked stack"}, 3), failed)},
 		{"a certificate's key that panics", func(t *testing.T, w world) {
 			w.conf.ClientSecret, w.conf.Certificate = "", kit.Certificate(t, "client", kit.EC(), nil)
 			w.conf.Certificate.PrivateKey = &kit.Signer{Signer: kit.EC(), Before: func() error { panic("a secret") }}

@@ -290,13 +290,13 @@ var sections = []section{
 		}), ` (3 attempts): no TLS handshake: CKR_DEVICE_ERROR`, `The text is the error of the certificate's key.`},
 	}},
 	{"Keys and GetCredentials", "", failed, []text{
-		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), `: no client assertion: PrivateKey could not sign: kms: permission denied`, `The text is the error of the signer.`},
+		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text is the error of the signer.`},
 		{"a signer that hangs", reply(key(func() error { time.Sleep(time.Hour); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey did not return in time`, `The KMS or HSM did not answer in ten seconds.`},
-		{"a signer that panics", reply(key(func() error { panic("x") }), ""), `: no client assertion: PrivateKey panicked (its stack is in the log)`, ``},
-		{"a signer that ends its goroutine", reply(key(func() error { runtime.Goexit(); return nil }), ""), `: no client assertion: PrivateKey ended its goroutine (runtime.Goexit)`, ``},
+		{"a signer that panics", reply(key(func() error { panic("x") }), ""), ` (3 attempts): no client assertion: PrivateKey panicked (its stack is in the log)`, ``},
+		{"a signer that ends its goroutine", reply(key(func() error { runtime.Goexit(); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey ended its goroutine (runtime.Goexit)`, ``},
 		{"another key behind the name", reply(func(c *mosaic.Config) {
 			c.ClientSecret, c.PrivateKey = "", otherKey{kit.EC(), &another.PublicKey}
-		}, ""), `: no client assertion: PrivateKey's ES256 signature does not verify with its own public key: its name or alias may now stand for another key, or it did not sign as it was asked to`, ``},
+		}, ""), ` (3 attempts): no client assertion: PrivateKey's ES256 signature does not verify with its own public key: its name or alias may now stand for another key, or it did not sign as it was asked to`, ``},
 		{"a clock that is off", reply(key(nil), kit.Reply("401 Unauthorized", jsonType+"\r\nDate: Fri, 30 Jun 2000 00:00:00 GMT", `{"error":"invalid_client"}`)),
 			`: 401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns; the local clock differs from the server's by 4344h0m0s`, `Set the clock. A difference of up to 26 hours is corrected.`},
 		{"GetCredentials fails", reply(get(func(context.Context) (mosaic.Credentials, error) {

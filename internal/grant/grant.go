@@ -178,9 +178,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 			return a.Key.Sign(a.ClientID, cmp.Or(a.Audience, a.url), time.Now().Add(skew))
 		})
 		if err != nil {
-			failure := ownError("no client assertion: ", err, a.Secret)
-			failure.transient = failure.timeout // a signer that fails would fail again
-			return nil, failure
+			return nil, ownError("no client assertion: ", err, a.Secret)
 		}
 		cc.EndpointParams.Set("client_assertion_type", assertion.Type)
 		cc.EndpointParams.Set("client_assertion", signed)

@@ -102,12 +102,14 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/bearer"
 	"example.com/mosaic/internal/files"
 	"example.com/mosaic/internal/grant"
 	"example.com/mosaic/internal/guard"
+	"example.com/mosaic/internal/identity"
 	"example.com/mosaic/internal/mtls"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
@@ -276,12 +278,12 @@ func (p problems) err(what string) error {
 }
 
 // check returns the fixed credentials of c, nil if there are none.
-func (c *Config) check() (*grant.Credentials, error) {
+func (c *Config) check() (*identity.Credentials, error) {
 	fixed, p := c.problems()
 	return fixed, p.err("mosaic: invalid Config: ")
 }
 
-func (c *Config) problems() (fixed *grant.Credentials, p problems) {
+func (c *Config) problems() (fixed *identity.Credentials, p problems) {
 	if c.ClientID == "" {
 		p.add("ClientID is empty: set the application's client ID")
 	}
@@ -295,7 +297,7 @@ func (c *Config) problems() (fixed *grant.Credentials, p problems) {
 	case c.TLSClientAuth && !none:
 		p.add("TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
 	case c.TLSClientAuth:
-		fixed = new(grant.Credentials)
+		fixed = new(identity.Credentials)
 	default:
 		fixed = own.check(&p, c.SigningAlgorithm)
 	}
@@ -337,8 +339,8 @@ func (p *problems) checkText(field, value string) {
 }
 
 // check returns c for package grant, with the default of SigningAlgorithm.
-func (c *Credentials) check(p *problems, algorithm string) *grant.Credentials {
-	checked := &grant.Credentials{Secret: c.ClientSecret}
+func (c *Credentials) check(p *problems, algorithm string) *identity.Credentials {
+	checked := &identity.Credentials{Secret: c.ClientSecret}
 	p.checkText("ClientSecret", c.ClientSecret)
 	switch {
 	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
@@ -364,7 +366,7 @@ func (c *Credentials) check(p *problems, algorithm string) *grant.Credentials {
 }
 
 // get calls GetCredentials and checks its result.
-func (c *Config) get(ctx context.Context) (*grant.Credentials, error) {
+func (c *Config) get(ctx context.Context) (*identity.Credentials, error) {
 	creds, err := c.GetCredentials(ctx)
 	if err != nil {
 		return nil, redact.NewForeign("GetCredentials: ", err, creds.ClientSecret)
@@ -388,10 +390,10 @@ func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer w.CloseIdleConnections()
+	defer w.identity.CloseIdleConnections()
 	begun := time.Now()
 	tok, err := guard.Call(context.Background(), guard.NewCalls(1), "mosaic: token request", w.conf.Logger, func() (*refresh.Token, error) {
-		return w.Token(ctx, string(c.Resource), refresh.Attempts)
+		return w.grant.Token(ctx, string(c.Resource), refresh.Attempts)
 	})
 	if err != nil {
 		return nil, err
@@ -492,9 +494,9 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 // invalid, each request returns the error of [Config.Validate]. The client is safe for concurrent
 // use. Its Transport may be wrapped but not replaced. Change fields before the first use only.
 func (c *Config) Client(ctx context.Context) *http.Client {
-	client := contextClient(ctx)
 	w, err := c.wire(ctx)
 	if err != nil {
+		client := contextClient(ctx)
 		client.Transport = invalid{err}
 		return client
 	}
@@ -504,15 +506,16 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 			bySegment[segment] = w.source(Resource(resource))
 		}
 	}
+	client := *w.http
 	client.Transport = &bearer.Transport{
-		Plain:  w.HTTP.Transport,
-		Own:    w.RoundTripper,
+		Plain:  w.http.Transport,
+		Own:    func(context.Context) http.RoundTripper { return w.identity.Transport() },
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
-		Idle:   w.CloseIdleConnections,
+		Idle:   w.identity.CloseIdleConnections,
 		Log:    w.conf.Logger,
 	}
-	return client
+	return &client
 }
 
 // invalid is the transport of an invalid Config's client.
@@ -527,8 +530,10 @@ func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // wired is a valid Config in use.
 type wired struct {
-	*grant.Client
-	conf *Config // a deep copy, with a Logger
+	conf     *Config      // a deep copy, with a Logger
+	http     *http.Client // a copy of the context's, with a Transport
+	identity *identity.Source
+	grant    *grant.Client
 }
 
 // wire makes the client for c's token requests.
@@ -537,28 +542,29 @@ func (c *Config) wire(ctx context.Context) (*wired, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := c.clone()
-	client := &grant.Client{
-		ClientID: d.ClientID,
-		TokenURL: d.Endpoint.TokenURL(),
-		MTLSURL:  d.Endpoint.URL("/cis/oidc/token"), // as Mosaic's guide for mTLS has it
-		Audience: d.AssertionAudience,
-		Scopes:   d.Scopes,
-		Params:   d.EndpointParams,
-		Fixed:    fixed,
-		HTTP:     contextClient(ctx),
-		Log:      d.Logger,
+	w := &wired{conf: c.clone(), http: contextClient(ctx)}
+	var get func(context.Context) (*identity.Credentials, error)
+	if c.GetCredentials != nil {
+		get = w.conf.get
 	}
-	if d.Resource == "" {
-		client.Services = services
-	}
-	if d.GetCredentials != nil {
-		client.Get = d.get
-	}
-	if err := client.Init(); err != nil {
+	if w.identity, err = identity.New(fixed, get, w.http.Transport, w.conf.Logger); err != nil {
 		return nil, fmt.Errorf("mosaic: %w", err)
 	}
-	return &wired{client, d}, nil
+	w.grant = &grant.Client{
+		Config: clientcredentials.Config{
+			ClientID:       w.conf.ClientID,
+			TokenURL:       w.conf.Endpoint.TokenURL(),
+			Scopes:         w.conf.Scopes,
+			EndpointParams: w.conf.EndpointParams,
+			AuthStyle:      oauth2.AuthStyleInParams,
+		},
+		MTLSURL:  w.conf.Endpoint.URL("/cis/oidc/token"), // as in Mosaic's guide for mTLS
+		Audience: w.conf.AssertionAudience,
+		Identity: w.identity,
+		Timeout:  w.http.Timeout,
+		Log:      w.conf.Logger,
+	}
+	return w, nil
 }
 
 // contextClient returns a copy of ctx's HTTP client, or of the default one. It has a Transport.
@@ -586,7 +592,7 @@ func (c *Config) clone() *Config {
 // source returns a cached source of tokens for resource.
 func (w *wired) source(resource Resource) *refresh.Source {
 	return refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
-		return w.Token(ctx, string(resource), attempts)
+		return w.grant.Token(ctx, string(resource), attempts)
 	}, w.log(resource))
 }
 
@@ -612,12 +618,12 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	if c.GetCredentials != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), jwksTimeout)
 		defer cancel()
-		current, err = guard.Call(ctx, guard.NewCalls(1), "mosaic: GetCredentials", c.clone().Logger, func() (*grant.Credentials, error) { return c.get(ctx) })
+		current, err = guard.Call(ctx, guard.NewCalls(1), "mosaic: GetCredentials", c.clone().Logger, func() (*identity.Credentials, error) { return c.get(ctx) })
 		if err != nil {
 			return nil, redact.NewForeign("mosaic: JWKS: ", err, "")
 		}
 	}
-	all := []*grant.Credentials{current}
+	all := []*identity.Credentials{current}
 	for i, n := range next {
 		var p problems
 		all = append(all, n.check(&p, c.SigningAlgorithm))

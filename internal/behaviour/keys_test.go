@@ -145,7 +145,7 @@ func TestEachAttemptHasAnAssertionOfItsOwn(t *testing.T) {
 
 func TestASignerThatFails(t *testing.T) {
 	for _, tt := range failures {
-		for _, what := range []string{"assertion", "TLS handshake"} {
+		for _, what := range []string{"assertion", "sign handshake"} {
 			t.Run(tt.name+", "+what, func(t *testing.T) {
 				kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
 					var broken atomic.Bool

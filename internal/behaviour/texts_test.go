@@ -215,11 +215,7 @@ var sections = []section{
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
 		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, ``},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
-			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
-		{"invalid_target by path", func(t *testing.T) error {
-			_, err := with(unchanged).Client((&kit.Stub{Replies: []string{kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)}}).Context(t.Context())).Get(mosaic.EU.URL("/risk/v1/recommendation"))
-			return errors.Unwrap(err)
-		}, `400 Bad Request: invalid_target: the path's first segment, "risk", needs the resource "https://risk.identity.security", which has to be configured for the application in Mosaic`, `As above: Client chose the resource by the path.`},
+			`400 Bad Request: invalid_target: the resource "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
 		{"invalid_target without a resource", oauth("invalid_target"), `400 Bad Request: invalid_target: the request names no resource: check Resource`, ``},
 		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, ``},
 		{"invalid_request", oauth("invalid_request"), `400 Bad Request: invalid_request: check EndpointParams, and the client authentication method set for the application`, ``},
@@ -287,7 +283,7 @@ var sections = []section{
 		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Let the proxy pass TLS through for Mosaic's hosts.`},
 		{"an HSM that fails", standIn(func(_ *mosaictest.Server, c *tls.Certificate) {
 			c.PrivateKey = &kit.Signer{Signer: kit.EC(), Before: func() error { return errors.New("CKR_DEVICE_ERROR") }}
-		}), ` (3 attempts): no TLS handshake: CKR_DEVICE_ERROR`, `The text is the error of the certificate's key.`},
+		}), ` (3 attempts): "tls: failed to sign handshake: CKR_DEVICE_ERROR"`, `The text is the error of the certificate's key.`},
 	}},
 	{"Keys and GetCredentials", "", failed, []text{
 		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text is the error of the signer.`},

@@ -55,10 +55,9 @@ func (e *Error) endedBy(cause error) *Error {
 	return e
 }
 
-// ownError returns the error of foreign code on the caller's side.
-func ownError(what string, err error, secret string) *Error {
-	own := redact.NewForeign(what, err, secret)
-	return &Error{what: own.Error(), cause: own, timeout: errors.Is(err, guard.ErrLate), transient: true}
+// ownError returns the Error for one of foreign code on the caller's side.
+func ownError(err error) *Error {
+	return &Error{what: err.Error(), cause: err, timeout: errors.Is(err, guard.ErrLate), transient: true}
 }
 
 // explain returns the Error for x/oauth2's.
@@ -67,20 +66,20 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 	if x.err != nil {
 		return a.explainTransport(ctx)
 	}
-	head, _ := x.head(a.Secret)
+	head, _ := x.head(a.id.Secret)
 	e := &Error{
 		what:    head, // or a redirect without a usable Location
 		refused: x.status/100 == 4 && x.status != http.StatusRequestTimeout || x.status/100 == 2,
 	}
 	code := ""
 	if retrieve := (*oauth2.RetrieveError)(nil); errors.As(err, &retrieve) {
-		line, shown := x.show(retrieve, a.Secret)
+		line, shown := x.show(retrieve, a.id.Secret)
 		e.what, e.cause, code = line, shown, shown.ErrorCode
 		e.transient = x.status == http.StatusRequestTimeout || x.status == http.StatusTooManyRequests || x.status >= 500
 	} else if x.status/100 == 2 {
 		e.what = "the reply (" + e.what + ") is not a token response (RFC 6749 §5.1)"
 		if !x.isHTML() {
-			e.what += `: "` + redact.Peer(err.Error(), a.Secret, maxText) + `"`
+			e.what += `: "` + redact.Peer(err.Error(), a.id.Secret, maxText) + `"`
 		}
 	}
 	if hint := a.hint(code); hint != "" {
@@ -94,7 +93,7 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 func (a *attempt) explainTransport(ctx context.Context) *Error {
 	err := a.exchange.err
 	raw := fmt.Sprint(err) // err.Error() may panic
-	text := `"` + redact.Peer(raw, a.Secret, maxText) + `"`
+	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
 	e := &Error{what: text, transient: true}
 	var badCertificate *tls.CertificateVerificationError
 	network := new(net.OpError) // without an Op, unless err has one
@@ -105,7 +104,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 		e.transient, e.refused = false, true
 	case ended(ctx) != nil:
 		e.what, e.timeout = "no reply in time", true
-		if own := a.timeout(requestTimeout); own < requestTimeout && time.Since(a.sent) < attemptTimeout {
+		if own := a.client.timeout(requestTimeout); own < requestTimeout && time.Since(a.sent) < attemptTimeout {
 			e.what += ": the Timeout of the HTTP client is " + own.String()
 		}
 	case a.exchange.status != 0:
@@ -116,11 +115,10 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 		e.what = "the proxy refused CONNECT: " + statusText(connect) + ": " + hintProxy
 	case network.Op == "dial", network.Op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
 		e.what = text + ": " + hintReach
-	case a.via != nil && strings.Contains(raw, "tls: failed to sign handshake") && a.via.SignErr() != nil:
-		return ownError("no TLS handshake: ", a.via.SignErr(), a.Secret)
-	case a.via != nil && a.Certificate.Expired() != nil:
-		e.what = text + ": " + a.Certificate.Expired().Error()
-	case a.via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
+	case strings.Contains(raw, "tls: failed to sign handshake"): // by the key of Certificate, whose error has advice if any
+	case a.id.Via != nil && a.id.Certificate.Expired() != nil:
+		e.what = text + ": " + a.id.Certificate.Expired().Error()
+	case a.id.Via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
 		e.what = text + ": " + hintRefused
 	case closed:
 		e.what = "the connection was closed before a reply came"
@@ -153,17 +151,17 @@ const (
 // assertion. If they differ, the next one is dated by the server's clock.
 func (a *attempt) explainClock(failure *Error, assumed time.Duration) {
 	date, status := a.exchange.date(), a.exchange.status
-	if a.Key == nil || date.IsZero() || status != http.StatusBadRequest && status != http.StatusUnauthorized {
+	if a.id.Key == nil || date.IsZero() || status != http.StatusBadRequest && status != http.StatusUnauthorized {
 		return
 	}
 	skew := date.Sub(a.received)
 	if assumed >= skew-minSkew && assumed <= date.Sub(a.sent)+minSkew {
-		a.skew.Store(0) // it was not the date; or the Date is a proxy's
+		a.client.skew.Store(0) // it was not the date; or the Date is a proxy's
 		return
 	}
 	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", skew.Abs().Round(time.Second))
 	if failure.redated = skew.Abs() <= maxSkew; failure.redated {
-		a.skew.Store(int64(skew))
+		a.client.skew.Store(int64(skew))
 	}
 }
 
@@ -205,9 +203,9 @@ func (a *attempt) hint(code string) string {
 		return hintHTML
 	case code == "invalid_client", status == http.StatusUnauthorized:
 		switch {
-		case a.Key != nil:
+		case a.id.Key != nil:
 			return hintKey
-		case a.Secret == "":
+		case a.id.Secret == "":
 			return hintMTLS
 		}
 		return hintSecret
@@ -223,17 +221,10 @@ func (a *attempt) hint(code string) string {
 	return ""
 }
 
-// hintTarget names the resource missing in Mosaic, and the Config's field or the path asking for
-// it.
+// hintTarget names the resource that is missing in Mosaic.
 func (a *attempt) hintTarget() string {
-	const configured = "has to be configured for the application in Mosaic"
 	if a.resource == "" {
 		return "the request names no resource: check Resource"
 	}
-	for segment, resource := range a.Services {
-		if resource == a.resource {
-			return fmt.Sprintf("the path's first segment, %q, needs the resource %q, which %s", segment, resource, configured)
-		}
-	}
-	return fmt.Sprintf("check Resource: %q %s", redact.Own(a.resource, "", 200), configured)
+	return fmt.Sprintf("the resource %q has to be configured for the application in Mosaic", redact.Own(a.resource, "", 200))
 }

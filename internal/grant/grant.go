@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,7 +24,7 @@ import (
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/expiry"
 	"example.com/mosaic/internal/guard"
-	"example.com/mosaic/internal/mtls"
+	"example.com/mosaic/internal/identity"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
 )
@@ -36,47 +35,17 @@ const (
 	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
 )
 
-// A Client makes the token requests of one source or client. After Init its fields are not
-// modified, and it is safe for concurrent use.
+// A Client makes the token requests of one source or client. Its exported fields must not be
+// modified after its first use. It is safe for concurrent use.
 type Client struct {
-	ClientID string
-	TokenURL string // for a secret or a key
-	MTLSURL  string // for a certificate alone
-	Audience string // of assertions; empty: the URL posted to
-	Scopes   []string
-	Params   url.Values
-	Services map[string]string // resources by path segment, for hints; nil: the Config names one
+	Config   clientcredentials.Config // for a secret or a key; the secret is that of the identity
+	MTLSURL  string                   // the TokenURL for a certificate alone
+	Audience string                   // of assertions; if empty, the URL that is posted to
+	Identity *identity.Source
+	Timeout  time.Duration // of the HTTP client; zero if it has none
+	Log      *slog.Logger
 
-	// Fixed authenticates every attempt, unless there is Get. Get is called before each attempt and
-	// checks its own result.
-	Fixed *Credentials
-	Get   func(context.Context) (*Credentials, error)
-
-	HTTP *http.Client // with a Transport; its Jar and CheckRedirect are not used
-	Log  *slog.Logger
-
-	pool    *mtls.Pool // over HTTP's Transport; nil: it cannot present a certificate
-	poolErr error
-	getting guard.Calls // of Get
-	latest  atomic.Pointer[prepared]
-	skew    atomic.Int64 // of the server's clock over the local one, a time.Duration
-
-	mu       sync.Mutex // guards the following, and changes of latest
-	obtained string     // the identity of the last token's credentials, a secret; empty: none yet, or TLSClientAuth
-	warned   time.Time  // when earlier credentials were last logged
-}
-
-// Init prepares c. It fails if a Fixed certificate cannot be presented.
-func (c *Client) Init() error {
-	c.getting = guard.NewCalls(guard.AtOnce)
-	if c.Get != nil || c.Fixed.Certificate != nil {
-		c.pool, c.poolErr = mtls.NewPool(c.HTTP.Transport, c.Log)
-	}
-	if c.Get != nil {
-		return nil
-	}
-	_, err := c.prepare(c.Fixed)
-	return err
+	skew atomic.Int64 // how far the server's clock is ahead, a time.Duration; zero if the clocks agree
 }
 
 // Token requests one token for resource, in at most attempts attempts. The error is an [*Error].
@@ -115,7 +84,7 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 
 // timeout returns the lesser of d and the HTTP client's own Timeout.
 func (c *Client) timeout(d time.Duration) time.Duration {
-	if own := c.HTTP.Timeout; own > 0 {
+	if own := c.Timeout; own > 0 {
 		return min(d, own)
 	}
 	return d
@@ -130,10 +99,10 @@ func ended(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// An attempt is one request with prepared credentials.
+// An attempt is one request with one identity.
 type attempt struct {
-	*Client
-	*prepared
+	client         *Client
+	id             *identity.Identity // nil if there is none
 	resource       string
 	url            string
 	exchange       exchange
@@ -143,48 +112,46 @@ type attempt struct {
 func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Token, failure *Error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout(attemptTimeout))
 	defer cancel()
-	a := &attempt{Client: c, resource: resource, url: c.TokenURL}
-	if a.prepared, failure = c.credentials(ctx); failure == nil {
-		if a.Secret == "" && a.Key == nil {
+	a := &attempt{client: c, resource: resource, url: c.Config.TokenURL}
+	var err error
+	if a.id, err = c.Identity.Current(ctx); err != nil {
+		failure = ownError(err)
+	} else {
+		if a.id.Secret == "" && a.id.Key == nil {
 			a.url = c.MTLSURL
 		}
 		tok, failure = a.run(ctx)
 	}
 	if failure != nil {
-		failure.url, failure.clientID = a.url, c.ClientID
+		failure.url, failure.clientID = a.url, c.Config.ClientID
 		return nil, failure
 	}
-	c.noteObtained(a.prepared)
+	c.Identity.Obtained(a.id)
 	return tok, nil
 }
 
 // run makes the request through x/oauth2.
 func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
-	cc := clientcredentials.Config{
-		ClientID:       a.ClientID,
-		ClientSecret:   a.Secret,
-		TokenURL:       a.url,
-		Scopes:         a.Scopes,
-		EndpointParams: make(url.Values),
-		AuthStyle:      oauth2.AuthStyleInParams,
-	}
-	maps.Copy(cc.EndpointParams, a.Params)
+	c := a.client
+	cc := c.Config // a copy
+	cc.TokenURL, cc.ClientSecret, cc.EndpointParams = a.url, a.id.Secret, make(url.Values)
+	maps.Copy(cc.EndpointParams, c.Config.EndpointParams)
 	if a.resource != "" {
 		cc.EndpointParams.Set("resource", a.resource)
 	}
-	skew := time.Duration(a.skew.Load())
-	if a.Key != nil {
-		signed, err := guard.Call(ctx, a.signing, "mosaic: PrivateKey", a.Log, func() (string, error) {
-			return a.Key.Sign(a.ClientID, cmp.Or(a.Audience, a.url), time.Now().Add(skew))
+	skew := time.Duration(c.skew.Load())
+	if a.id.Key != nil {
+		signed, err := guard.Call(ctx, a.id.Signing, "mosaic: PrivateKey", c.Log, func() (string, error) {
+			return a.id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(skew))
 		})
 		if err != nil {
-			return nil, ownError("no client assertion: ", err, a.Secret)
+			return nil, ownError(redact.NewForeign("no client assertion: ", err, ""))
 		}
 		cc.EndpointParams.Set("client_assertion_type", assertion.Type)
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	a.exchange.base = a.transport
+	a.exchange.base = a.id.Transport
 	client := &http.Client{
 		Transport:     &a.exchange,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -202,7 +169,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	}
 	tok, err := a.accept(t)
 	if err != nil {
-		head, _ := a.exchange.head(a.Secret)
+		head, _ := a.exchange.head(a.id.Secret)
 		return nil, &Error{what: "the reply (" + head + ") holds no usable token: " + err.Error(), refused: true}
 	}
 	return tok, nil
@@ -219,7 +186,7 @@ var b64token = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	switch {
 	case t.TokenType != "" && !strings.EqualFold(t.TokenType, "Bearer"):
-		return nil, fmt.Errorf("its token_type is %q, not Bearer", redact.Peer(t.TokenType, a.Secret, 20))
+		return nil, fmt.Errorf("its token_type is %q, not Bearer", redact.Peer(t.TokenType, a.id.Secret, 20))
 	case len(t.AccessToken) > maxToken:
 		return nil, fmt.Errorf("it has %d bytes, more than any header takes", len(t.AccessToken))
 	case !b64token.MatchString(t.AccessToken):
@@ -237,8 +204,8 @@ func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	}
 	tok := &refresh.Token{Token: *t, Authorization: "Bearer " + t.AccessToken, Sent: a.sent, Lifetime: life}
 	tok.Expiry = end
-	if a.Certificate != nil {
-		tok.Via = a.via
+	if a.id.Certificate != nil {
+		tok.Via = a.id.Via
 		err = a.bind(tok)
 	}
 	return tok, err
@@ -249,10 +216,10 @@ func (a *attempt) bind(tok *refresh.Token) error {
 	claims := jwt.MapClaims{} // their types are for Mosaic to judge
 	_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, claims)
 	confirmation, _ := claims["cnf"].(map[string]any)
-	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != a.Certificate.Thumbprint {
+	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != a.id.Certificate.Thumbprint {
 		return errors.New("it is bound to a different certificate: is a proxy terminating TLS?")
 	}
-	if end := a.Certificate.Leaf.NotAfter; end.Before(tok.Expiry) {
+	if end := a.id.Certificate.Leaf.NotAfter; end.Before(tok.Expiry) {
 		left := end.Sub(a.received)
 		tok.Expiry, tok.Lifetime = end, min(tok.Lifetime, left)
 		if left < time.Second {

@@ -22,9 +22,11 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
 
 	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/internal/grant"
+	"example.com/mosaic/internal/identity"
 	"example.com/mosaic/internal/refresh"
 )
 
@@ -39,23 +41,25 @@ const (
 )
 
 // newClient returns a client that has a secret, over rt.
-func newClient(t testing.TB, rt http.RoundTripper, change ...func(*grant.Client)) *grant.Client {
+func newClient(t testing.TB, rt http.RoundTripper) *grant.Client {
 	t.Helper()
-	c := &grant.Client{
-		ClientID: "acme",
-		TokenURL: endpoint,
-		MTLSURL:  "https://api.acme.com/cis/oidc/token",
-		Fixed:    &grant.Credentials{Secret: secret},
-		HTTP:     &http.Client{Transport: rt},
-		Log:      slog.New(slog.DiscardHandler),
-	}
-	for _, f := range change {
-		f(c)
-	}
-	if err := c.Init(); err != nil {
+	return newClientOf(t, rt, &identity.Credentials{Secret: secret})
+}
+
+// newClientOf returns a client that has creds, over rt.
+func newClientOf(t testing.TB, rt http.RoundTripper, creds *identity.Credentials) *grant.Client {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	id, err := identity.New(creds, nil, rt, log)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return c
+	return &grant.Client{
+		Config:   clientcredentials.Config{ClientID: "acme", TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInParams},
+		MTLSURL:  "https://api.acme.com/cis/oidc/token",
+		Identity: id,
+		Log:      log,
+	}
 }
 
 // request returns c's token, or its error after up to three attempts.
@@ -218,13 +222,15 @@ func TestTheTimeOfARequestIsBounded(t *testing.T) {
 			kit.Run(t, fmt.Sprint(tt.timeout, " ", name), func(t *testing.T) {
 				begun := time.Now()
 				attempts := 0
-				failure := fail(t, t.Context(), newClient(t, kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
+				c := newClient(t, kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 					deadline, _ := r.Context().Deadline()
 					if attempts++; time.Until(deadline) != min(10*time.Second, tt.total-time.Since(begun)) {
 						t.Errorf("attempt %d has %s", attempts, time.Until(deadline))
 					}
 					return hang(r)
-				}), func(c *grant.Client) { c.HTTP.Timeout = tt.timeout }))
+				}))
+				c.Timeout = tt.timeout
+				failure := fail(t, t.Context(), c)
 				if took := time.Since(begun); took != tt.total || attempts != tt.attempts {
 					t.Errorf("got %d attempts in %s; want %d in %s", attempts, took, tt.attempts, tt.total)
 				}
@@ -446,7 +452,7 @@ func TestAnAssertionIsDatedByTheServersClockWithinADay(t *testing.T) {
 		kit.Run(t, fmt.Sprint(tt.skew, " ", tt.status), func(t *testing.T) {
 			begun := time.Now()
 			var dates []time.Duration
-			c := newClient(t, kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
+			c := newClientOf(t, kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 				var claims jwt.RegisteredClaims
 				err := r.ParseForm()
 				if _, _, jwtErr := jwt.NewParser().ParseUnverified(r.PostForm.Get("client_assertion"), &claims); err != nil || jwtErr != nil {
@@ -454,7 +460,7 @@ func TestAnAssertionIsDatedByTheServersClockWithinADay(t *testing.T) {
 				}
 				dates = append(dates, claims.IssuedAt.Sub(begun)+10*time.Second) // dated back by ten
 				return &http.Response{StatusCode: tt.status, Header: http.Header{"Date": {begun.Add(tt.skew).UTC().Format(http.TimeFormat)}}}, nil
-			}), func(c *grant.Client) { c.Fixed = &grant.Credentials{Key: newKey(t, kit.EC(), "")} })
+			}), &identity.Credentials{Key: newKey(t, kit.EC(), "")})
 			_, err := c.Token(t.Context(), "", 1)
 			if strings.Contains(err.Error(), "attempts") {
 				t.Errorf("got %v; want one attempt, whatever the assertion", err)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic/internal/behaviour/kit"
-	"example.com/mosaic/internal/grant"
+	"example.com/mosaic/internal/identity"
 )
 
 // Status 409 has no hint of its own.
@@ -62,7 +62,7 @@ func TestWhatIsShownOfAReply(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stub := &kit.Stub{Replies: []string{kit.Reply("409 Words "+jwt, tt.header, tt.body)}}
-			failure := fail(t, t.Context(), newClient(t, stub, func(c *grant.Client) { c.Fixed.Secret = "plain-secret_0123" }))
+			failure := fail(t, t.Context(), newClientOf(t, stub, &identity.Credentials{Secret: "plain-secret_0123"}))
 			if want := failed + ": 409 Conflict" + tt.line; failure.Error() != want {
 				t.Errorf("got  %v\nwant %s", failure, want)
 			}
@@ -143,7 +143,7 @@ func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 				"no HTTP":     text,
 			} {
 				kit.Run(t, secret[:8]+"/"+spelling+"/"+place, func(t *testing.T) {
-					failure := fail(t, t.Context(), newClient(t, &kit.Stub{Replies: []string{reply}}, func(c *grant.Client) { c.Fixed.Secret = secret }))
+					failure := fail(t, t.Context(), newClientOf(t, &kit.Stub{Replies: []string{reply}}, &identity.Credentials{Secret: secret}))
 					kit.NoSecret(t, failure, secret, "c2lnbmF0dXJl", "eyJzdWIi", strings.Trim(toJSON(secret), `"`), url.QueryEscape(secret), html.EscapeString(secret),
 						base64.StdEncoding.EncodeToString([]byte(form))[:20])
 				})

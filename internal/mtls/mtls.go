@@ -13,14 +13,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
-	"weak"
 
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/guard"
@@ -80,73 +76,38 @@ func (c *Certificate) Expired() error {
 	return nil
 }
 
-// A Pool has one Transport for each certificate, by its leaf: clones of one base. It is safe for
-// concurrent use.
-type Pool struct {
-	base *http.Transport
-	log  *slog.Logger
-
-	mu     sync.Mutex
-	byLeaf map[string]weak.Pointer[Transport] // a token in service holds its Transport
-}
-
-// NewPool returns a Pool over a clone of base. The error names the transport needed.
-func NewPool(base http.RoundTripper, log *slog.Logger) (*Pool, error) {
-	t, ok := base.(*http.Transport)
+// Base returns a clone of rt, for [NewTransport]. The error names the transport needed.
+func Base(rt http.RoundTripper) (*http.Transport, error) {
+	t, ok := rt.(*http.Transport)
 	if !ok || t == nil {
-		return nil, fmt.Errorf("an HTTP client whose Transport is an *http.Transport (this is %T)", base)
+		return nil, fmt.Errorf("an HTTP client whose Transport is an *http.Transport (this is %T)", rt)
 	}
 	//lint:ignore SA1019 deprecated, and in force
 	if t.DialTLS != nil || t.DialTLSContext != nil {
 		return nil, errors.New("an HTTP client whose Transport has neither DialTLS nor DialTLSContext")
 	}
-	return &Pool{base: clone(t), log: log, byLeaf: make(map[string]weak.Pointer[Transport])}, nil
+	return clone(t), nil
 }
 
-// Transport returns the Transport of cert's leaf. From now on it presents cert's key and chain.
-func (p *Pool) Transport(cert *Certificate) *Transport {
-	leaf := string(cert.Leaf.Raw)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	t := p.byLeaf[leaf].Value()
-	if t == nil {
-		t = newTransport(p.base, p.log)
-		maps.DeleteFunc(p.byLeaf, func(_ string, t weak.Pointer[Transport]) bool { return t.Value() == nil })
-		p.byLeaf[leaf] = weak.Make(t)
-	}
-	t.present(cert)
-	return t
-}
-
-// CloseIdleConnections closes those of every Transport in use.
-func (p *Pool) CloseIdleConnections() {
-	p.mu.Lock()
-	all := slices.Collect(maps.Values(p.byLeaf))
-	p.mu.Unlock() // closing a connection may block
-	for _, t := range all {
-		if t := t.Value(); t != nil {
-			t.CloseIdleConnections()
-		}
-	}
-}
-
-// A Transport presents one certificate on each of its connections.
+// A Transport presents one certificate on each of its connections. It is safe for concurrent use.
 type Transport struct {
 	*http.Transport
 	log       *slog.Logger
 	presented atomic.Pointer[tls.Certificate] // its PrivateKey is a *presentedKey
-	signErr   atomic.Pointer[error]
 }
 
-// Nobody closes a clone, so its idle connections need a timeout. This is http.DefaultTransport's.
+// maxIdle is the idle timeout of http.DefaultTransport. A clone needs an idle timeout, because
+// nobody closes it.
 const maxIdle = 90 * time.Second
 
-func newTransport(base *http.Transport, log *slog.Logger) *Transport {
+// NewTransport returns a Transport that shares no connection with base. [Transport.Present] must be
+// called before its first use.
+func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 	t := &Transport{Transport: clone(base), log: log}
 	if t.TLSClientConfig == nil {
 		t.TLSClientConfig = new(tls.Config)
 	}
-	// tls.Config.Certificates presents nothing if the server names other CAs.
+	// A certificate in tls.Config.Certificates is not presented if the server names other CAs.
 	t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return t.presented.Load(), nil
 	}
@@ -173,57 +134,49 @@ func clone(t *http.Transport) *http.Transport {
 	return c
 }
 
-// present makes cert the one to present: another key or chain of the same leaf.
-func (t *Transport) present(cert *Certificate) {
-	k := &presentedKey{cert, guard.NewCalls(guard.AtOnce), t}
+// Present makes cert the certificate of all connections from now on. It must have the leaf of the
+// certificates before it; its key and its chain may differ.
+func (t *Transport) Present(cert *Certificate) {
+	key := &presentedKey{cert, guard.NewCalls(guard.AtOnce), t.log}
 	if before := t.presented.Load(); before != nil {
-		if before := before.PrivateKey.(*presentedKey); assertion.SameSigner(before.signer, cert.signer) {
-			k.calls = before.calls
+		if before := before.PrivateKey.(*presentedKey); assertion.SameSigner(before.cert.signer, cert.signer) {
+			key.calls = before.calls
 		}
 	}
 	presented := cert.Certificate
-	presented.PrivateKey = k
+	presented.PrivateKey = key
 	t.presented.Store(&presented)
-}
-
-// SignErr returns the last error of the certificate's key. crypto/tls passes on its text only.
-func (t *Transport) SignErr() error {
-	if err := t.signErr.Load(); err != nil {
-		return *err
-	}
-	return nil
 }
 
 // signTimeout is less than the time of an attempt in package grant, so that the error can still
 // name the key. net/http ends a handshake by a context of its own.
 const signTimeout = 9 * time.Second
 
-// A presentedKey is the key of a presented certificate. net/http calls it in a goroutine of its
-// own: a panic there would end the process.
+// A presentedKey is the key of a presented certificate. Its calls are guarded, because net/http
+// makes them in a goroutine of its own, where a panic would end the process.
 type presentedKey struct {
-	*Certificate
+	cert  *Certificate
 	calls guard.Calls
-	t     *Transport
+	log   *slog.Logger
 }
 
-func (k *presentedKey) Public() crypto.PublicKey { return k.Leaf.PublicKey }
+func (k *presentedKey) Public() crypto.PublicKey { return k.cert.Leaf.PublicKey }
 
 func (k *presentedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	return k.guarded(func() ([]byte, error) { return k.signer.Sign(rand, digest, opts) })
+	return k.guarded(func() ([]byte, error) { return k.cert.signer.Sign(rand, digest, opts) })
 }
 
-// SignMessage makes it a crypto.MessageSigner, as the signer may be.
+// SignMessage makes presentedKey a crypto.MessageSigner, as the signer may be.
 func (k *presentedKey) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
-	return k.guarded(func() ([]byte, error) { return crypto.SignMessage(k.signer, rand, message, opts) })
+	return k.guarded(func() ([]byte, error) { return crypto.SignMessage(k.cert.signer, rand, message, opts) })
 }
 
 func (k *presentedKey) guarded(sign func() ([]byte, error)) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()
-	signature, err := guard.Call(ctx, k.calls, "mosaic: the private key of Certificate", k.t.log, sign)
+	signature, err := guard.Call(ctx, k.calls, "mosaic: the private key of Certificate", k.log, sign)
 	if err != nil {
-		k.t.signErr.Store(&err)
-		return nil, redact.NewForeign("", err, "") // crypto/tls calls its Error method, in a goroutine of net/http's
+		return nil, redact.NewForeign("", err, "") // because crypto/tls calls the Error method, which may panic
 	}
 	return signature, nil
 }

@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,14 +151,16 @@ func certificate(t testing.TB, key crypto.Signer, lifetime time.Duration) *tls.C
 	return kit.Certificate(t, "acme", key, nil, kit.Lifetime(lifetime))
 }
 
-// transport returns the Transport of cert in a Pool of its own.
+// transport returns a Transport of cert over base.
 func transport(t testing.TB, base http.RoundTripper, cert *tls.Certificate) *mtls.Transport {
 	t.Helper()
-	pool, err := mtls.NewPool(base, nowhere)
+	clone, err := mtls.Base(base)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pool.Transport(taken(t, cert))
+	bound := mtls.NewTransport(clone, nowhere)
+	bound.Present(taken(t, cert))
+	return bound
 }
 
 func taken(t testing.TB, cert *tls.Certificate) *mtls.Certificate {
@@ -180,37 +181,16 @@ type otherKey struct {
 func (k otherKey) Public() crypto.PublicKey { return k.public }
 
 func TestTheSameSignerKeepsItsCalls(t *testing.T) {
-	pool, err := mtls.NewPool(new(http.Transport), nowhere)
-	if err != nil {
-		t.Fatal(err)
-	}
 	cert := certificate(t, kit.EC(), time.Hour)
-	first := pool.Transport(taken(t, cert)).Calls()
-	if pool.Transport(taken(t, cert)).Calls() != first {
+	bound := transport(t, new(http.Transport), cert)
+	first := bound.Calls()
+	if bound.Present(taken(t, cert)); bound.Calls() != first {
 		t.Error("the same signer has other calls")
 	}
 	cert.PrivateKey = &kit.Signer{Signer: kit.EC()}
-	if pool.Transport(taken(t, cert)).Calls() == first {
+	if bound.Present(taken(t, cert)); bound.Calls() == first {
 		t.Error("another signer has the same calls")
 	}
-}
-
-func TestAPoolForgetsLeavesOutOfUse(t *testing.T) {
-	pool, err := mtls.NewPool(new(http.Transport), nowhere)
-	if err != nil {
-		t.Fatal(err)
-	}
-	another := func() { pool.Transport(taken(t, certificate(t, kit.EC(), time.Hour))) }
-	for range 50 {
-		another()
-	}
-	for range 100 {
-		runtime.GC()
-		if another(); pool.Leaves() <= 3 {
-			return
-		}
-	}
-	t.Errorf("the pool remembers %d leaves; want no more than are in use", pool.Leaves())
 }
 
 func TestACloneClosesItsIdleConnectionsInTheEnd(t *testing.T) {

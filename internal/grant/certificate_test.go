@@ -1,9 +1,7 @@
 package grant_test
 
 import (
-	"context"
 	"crypto"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -11,13 +9,17 @@ import (
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/internal/grant"
+	"example.com/mosaic/internal/identity"
 	"example.com/mosaic/internal/mtls"
 )
 
-// plainHTTP makes a client take the replies of wire: certificates are not presented, but all else is
-// as with TLS.
-func plainHTTP(c *grant.Client) {
-	c.TokenURL, c.MTLSURL = "http://localhost/oidc/token", "http://localhost/cis/oidc/token"
+// newPlainClient returns a client that has creds and gets reply over plain HTTP. It presents no
+// certificate; all else is as with TLS.
+func newPlainClient(t testing.TB, reply string, creds *identity.Credentials) *grant.Client {
+	t.Helper()
+	c := newClientOf(t, wire(reply), creds)
+	c.Config.TokenURL, c.MTLSURL = "http://localhost/oidc/token", "http://localhost/cis/oidc/token"
+	return c
 }
 
 func certificate(t testing.TB, life time.Duration) *mtls.Certificate {
@@ -36,43 +38,6 @@ func newKey(t testing.TB, signer crypto.Signer, id string) *assertion.Key {
 		t.Fatal(err)
 	}
 	return key
-}
-
-func TestOtherCredentialsAreLoggedOnceATokenWasObtained(t *testing.T) {
-	cert := certificate(t, time.Hour)
-	var log kit.Log
-	var creds *grant.Credentials
-	stub := new(kit.Stub)
-	c := newClient(t, wire(kit.TokenReply("opaque", usable)), plainHTTP, func(c *grant.Client) {
-		c.Fixed, c.Get = nil, func(context.Context) (*grant.Credentials, error) { return creds, nil }
-		c.Log = log.Logger(slog.LevelInfo)
-	})
-	for _, step := range []struct {
-		creds  *grant.Credentials
-		broken bool
-		want   string
-	}{
-		{&grant.Credentials{Secret: secret}, false, ""},
-		{&grant.Credentials{Secret: secret}, false, ""},
-		{&grant.Credentials{Secret: "another-secret"}, true, ""},
-		{&grant.Credentials{Secret: "another-secret"}, false, `msg="mosaic: credentials changed" method=client_secret_post` + "\n"},
-		{&grant.Credentials{Key: newKey(t, kit.EC(), "k1")}, false, "method=private_key_jwt kid=k1\n"},
-		{&grant.Credentials{Key: newKey(t, kit.EC(), "k1")}, false, ""},
-		{&grant.Credentials{Key: newKey(t, kit.NewEC(t), "k1")}, false, "method=private_key_jwt kid=k1\n"},
-		{&grant.Credentials{Key: newKey(t, kit.EC(), "k1"), Certificate: cert}, false, "method=private_key_jwt kid=k1 x5t=" + cert.Thumbprint + "\n"},
-		{&grant.Credentials{Certificate: cert}, false, "method=tls_client_auth x5t=" + cert.Thumbprint + "\n"},
-	} {
-		creds, c.HTTP.Transport = step.creds, wire(kit.TokenReply("opaque", usable))
-		if step.broken {
-			c.HTTP.Transport = stub
-		}
-		if _, err := c.Token(t.Context(), "", 1); (err != nil) != step.broken {
-			t.Fatalf("got error %v", err)
-		}
-		if got := log.Take(); !strings.HasSuffix(got, step.want) || step.want == "" && got != "" {
-			t.Errorf("got %q; want it to end in %q", got, step.want)
-		}
-	}
 }
 
 func TestATokenEndsWithItsCertificate(t *testing.T) {
@@ -94,8 +59,8 @@ func TestATokenEndsWithItsCertificate(t *testing.T) {
 	} {
 		kit.Run(t, tt.name, func(t *testing.T) {
 			reply := strings.Replace(tt.reply, "token", kit.TokenReply("opaque", `"expires_in":3600`), 1)
-			c := newClient(t, wire(reply), plainHTTP, func(c *grant.Client) { c.Fixed = &grant.Credentials{Certificate: certificate(t, tt.life)} })
-			defer c.CloseIdleConnections()
+			c := newPlainClient(t, reply, &identity.Credentials{Certificate: certificate(t, tt.life)})
+			defer c.Identity.CloseIdleConnections()
 			time.Sleep(tt.before)
 			tok, failure := request(t, t.Context(), c)
 			switch {
@@ -125,9 +90,7 @@ func TestATokenBoundToAnotherCertificateIsRefused(t *testing.T) {
 		{`{"cnf":7}`, cert, true},
 		{`{}`, cert, true},
 	} {
-		c := newClient(t, wire(kit.TokenReply(kit.JWT("%s", tt.payload), usable)), plainHTTP, func(c *grant.Client) {
-			c.Fixed = &grant.Credentials{Secret: secret, Certificate: tt.cert}
-		})
+		c := newPlainClient(t, kit.TokenReply(kit.JWT("%s", tt.payload), usable), &identity.Credentials{Secret: secret, Certificate: tt.cert})
 		if _, failure := request(t, t.Context(), c); (failure == nil) != tt.taken || failure != nil && (!failure.Refused() || !strings.Contains(failure.Error(), "different certificate")) {
 			t.Errorf("%s: got error %v; want it taken: %t", tt.payload, failure, tt.taken)
 		}

@@ -254,7 +254,7 @@ var sections = []section{
 			defer cancel()
 			_, err := with(unchanged).Token(ctx)
 			return err
-		}, `: context deadline exceeded`, `The context of the call ended first: give it more time.`},
+		}, `: context deadline exceeded: no reply in time`, `The context of the call ended first: give it more time.`},
 		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, ``},
 		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, ``},
 		{"HTML with 200", status("200 OK", "Content-Type: text/html\r\nServer: captive", "<html>"), `: the reply (200 OK, server captive) is not a token response (RFC 6749 §5.1): an HTML page: does a proxy or a firewall answer in Mosaic's place?`, ``},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,38 +23,57 @@ type Error struct {
 	url      string
 	clientID string
 	attempts int
-	what     string // bounded, on one line, without secrets
-	cause    error  // for errors.Is and errors.As; nil: none
+	ended    error         // of the caller's context; nil if it did not end the request
+	what     string        // happened; bounded, on one line, without secrets
+	hint     string        // what to do; empty if that is not known
+	clock    time.Duration // how far the server's clock is ahead, if that may be why; zero otherwise
+	cause    error         // for errors.Is and errors.As; nil if there is none
 
 	timeout    bool
 	transient  bool          // worth a further attempt
-	redated    bool          // worth one with an assertion dated by the server's clock
+	redated    bool          // worth another one, with an assertion dated by the server's clock
 	refused    bool          // the next request will be refused, too
-	retryAfter time.Duration // as the endpoint asked; zero: it did not
+	retryAfter time.Duration // as the endpoint asked; zero if it did not
 }
 
+// Error composes the whole text. No part of it is added elsewhere.
 func (e *Error) Error() string {
-	attempts := ""
+	text := "mosaic: token request to " + e.url + " for client " + redact.Own(e.clientID, "", 64) + " failed"
 	if e.attempts > 1 {
-		attempts = fmt.Sprintf(" (%d attempts)", e.attempts)
+		text += fmt.Sprintf(" (%d attempts)", e.attempts)
 	}
-	return "mosaic: token request to " + e.url + " for client " + redact.Own(e.clientID, "", 64) + " failed" + attempts + ": " + e.what
+	if e.ended != nil {
+		text += ": " + e.ended.Error()
+	}
+	text += ": " + e.what
+	if e.hint != "" {
+		text += ": " + e.hint
+	}
+	if e.retryAfter > 0 {
+		text += "; retry after " + e.retryAfter.String()
+	}
+	if e.clock != 0 {
+		text += fmt.Sprintf("; the local clock differs from the server's by %s", e.clock.Abs().Round(time.Second))
+	}
+	return text
 }
 
-func (e *Error) Unwrap() error             { return e.cause }
-func (e *Error) Timeout() bool             { return e.timeout || errors.Is(e.cause, context.DeadlineExceeded) }
-func (e *Error) Refused() bool             { return e.refused }
+// Unwrap is for errors.Is and errors.As. The context's error comes first.
+func (e *Error) Unwrap() []error {
+	return slices.DeleteFunc([]error{e.ended, e.cause}, func(err error) bool { return err == nil })
+}
+
+func (e *Error) Timeout() bool {
+	if e.ended != nil {
+		return e.ended == context.DeadlineExceeded
+	}
+	return e.timeout
+}
+
+// Temporary completes net.Error, which code that retries asks for.
+func (e *Error) Temporary() bool           { return e.transient }
+func (e *Error) Refused() bool             { return e.refused && e.ended == nil }
 func (e *Error) RetryAfter() time.Duration { return e.retryAfter }
-
-// endedBy makes e the error of a request ended by the caller's context, whose error is cause.
-func (e *Error) endedBy(cause error) *Error {
-	last := ""
-	if e.cause != nil { // a reply's, or foreign code's
-		last = " (last: " + e.what + ")"
-	}
-	e.what, e.cause, e.timeout = cause.Error()+last, errors.Join(cause, e.cause), false
-	return e
-}
 
 // ownError returns the Error for one of foreign code on the caller's side.
 func ownError(err error) *Error {
@@ -82,9 +102,8 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 			e.what += `: "` + redact.Peer(err.Error(), a.id.Secret, maxText) + `"`
 		}
 	}
-	if hint := a.hint(code); hint != "" {
-		e.what += ": " + hint
-	}
+	e.hint, e.retryAfter = a.hint(code), x.retryAfter()
+	a.compareClocks(e)
 	return e
 }
 
@@ -94,32 +113,34 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	err := a.exchange.err
 	raw := fmt.Sprint(err) // err.Error() may panic
 	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
-	e := &Error{what: text, transient: true}
+	e := &Error{what: text, transient: true, retryAfter: a.exchange.retryAfter()}
 	var badCertificate *tls.CertificateVerificationError
 	network := new(net.OpError) // without an Op, unless err has one
 	_ = errors.As(err, &network)
 	switch closed, connect := errors.Is(err, io.EOF), refusedConnect(raw); {
 	case errors.As(err, &badCertificate):
-		e.what = "the server's certificate does not verify (" + text + "): " + hintVerify
+		e.what, e.hint = "the server's certificate does not verify ("+text+")", hintVerify
 		e.transient, e.refused = false, true
+	case ended(ctx) == context.Canceled:
+		e.what = "no reply yet"
 	case ended(ctx) != nil:
 		e.what, e.timeout = "no reply in time", true
 		if own := a.client.timeout(requestTimeout); own < requestTimeout && time.Since(a.sent) < attemptTimeout {
-			e.what += ": the Timeout of the HTTP client is " + own.String()
+			e.hint = "the Timeout of the HTTP client is " + own.String()
 		}
 	case a.exchange.status != 0:
 		e.what = "the reply broke off: " + text
 	case connect == http.StatusProxyAuthRequired:
-		e.what = "the proxy refused CONNECT: " + statusText(connect) + ": " + hintProxyAuth
+		e.what, e.hint = "the proxy refused CONNECT: "+statusText(connect), hintProxyAuth
 	case connect != 0:
-		e.what = "the proxy refused CONNECT: " + statusText(connect) + ": " + hintProxy
+		e.what, e.hint = "the proxy refused CONNECT: "+statusText(connect), hintProxy
 	case network.Op == "dial", network.Op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
-		e.what = text + ": " + hintReach
+		e.hint = hintReach
 	case strings.Contains(raw, "tls: failed to sign handshake"): // by the key of Certificate, whose error has advice if any
 	case a.id.Via != nil && a.id.Certificate.Expired() != nil:
-		e.what = text + ": " + a.id.Certificate.Expired().Error()
+		e.hint = a.id.Certificate.Expired().Error()
 	case a.id.Via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
-		e.what = text + ": " + hintRefused
+		e.hint = hintRefused
 	case closed:
 		e.what = "the connection was closed before a reply came"
 	}
@@ -147,20 +168,20 @@ const (
 	maxSkew = 26 * time.Hour
 )
 
-// explainClock compares the Date of a refused assertion's reply with the clock assumed for the
-// assertion. If they differ, the next one is dated by the server's clock.
-func (a *attempt) explainClock(failure *Error, assumed time.Duration) {
+// compareClocks compares the Date of a refused assertion's reply with the clock assumed for the
+// assertion. If they differ, the next assertion is dated by the server's clock.
+func (a *attempt) compareClocks(e *Error) {
 	date, status := a.exchange.date(), a.exchange.status
 	if a.id.Key == nil || date.IsZero() || status != http.StatusBadRequest && status != http.StatusUnauthorized {
 		return
 	}
 	skew := date.Sub(a.received)
-	if assumed >= skew-minSkew && assumed <= date.Sub(a.sent)+minSkew {
-		a.client.skew.Store(0) // it was not the date; or the Date is a proxy's
+	if a.skew >= skew-minSkew && a.skew <= date.Sub(a.sent)+minSkew {
+		a.client.skew.Store(0) // the date was not the reason; or the Date is that of a proxy
 		return
 	}
-	failure.what += fmt.Sprintf("; the local clock differs from the server's by %s", skew.Abs().Round(time.Second))
-	if failure.redated = skew.Abs() <= maxSkew; failure.redated {
+	e.clock = skew
+	if e.redated = skew.Abs() <= maxSkew; e.redated {
 		a.client.skew.Store(int64(skew))
 	}
 }

@@ -58,8 +58,8 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 			return tok, nil
 		}
 		failure.attempts = n
-		if err := ended(caller); err != nil {
-			return nil, failure.endedBy(err)
+		if failure.ended = ended(caller); failure.ended != nil {
+			return nil, failure
 		}
 		if failure.redated && !redated {
 			redated = true
@@ -77,7 +77,8 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 		select {
 		case <-time.After(backoff):
 		case <-caller.Done():
-			return nil, failure.endedBy(caller.Err())
+			failure.ended = caller.Err()
+			return nil, failure
 		}
 	}
 }
@@ -105,6 +106,7 @@ type attempt struct {
 	id             *identity.Identity // nil if there is none
 	resource       string
 	url            string
+	skew           time.Duration // of the server's clock, as far as it was known before
 	exchange       exchange
 	sent, received time.Time
 }
@@ -112,7 +114,7 @@ type attempt struct {
 func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Token, failure *Error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout(attemptTimeout))
 	defer cancel()
-	a := &attempt{client: c, resource: resource, url: c.Config.TokenURL}
+	a := &attempt{client: c, resource: resource, url: c.Config.TokenURL, skew: time.Duration(c.skew.Load())}
 	var err error
 	if a.id, err = c.Identity.Current(ctx); err != nil {
 		failure = ownError(err)
@@ -139,10 +141,9 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	if a.resource != "" {
 		cc.EndpointParams.Set("resource", a.resource)
 	}
-	skew := time.Duration(c.skew.Load())
 	if a.id.Key != nil {
 		signed, err := guard.Call(ctx, a.id.Signing, "mosaic: PrivateKey", c.Log, func() (string, error) {
-			return a.id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(skew))
+			return a.id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(a.skew))
 		})
 		if err != nil {
 			return nil, ownError(redact.NewForeign("no client assertion: ", err, ""))
@@ -160,12 +161,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	t, err := cc.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	a.received = time.Now()
 	if err != nil {
-		failure := a.explain(ctx, err)
-		if failure.retryAfter = a.exchange.retryAfter(); failure.retryAfter > 0 {
-			failure.what += "; retry after " + failure.retryAfter.String()
-		}
-		a.explainClock(failure, skew)
-		return nil, failure
+		return nil, a.explain(ctx, err)
 	}
 	tok, err := a.accept(t)
 	if err != nil {

@@ -347,7 +347,7 @@ func (row faultRow) run(t *testing.T, srv *mosaictest.Server) {
 		}
 		time.Sleep(time.Nanosecond)
 	}
-	kit.Promptly(t, src)
+	kit.Within(t, src, kit.Reconnecting)
 
 	// Nobody with a token notices anything, to its last second.
 	network.fail(row.fault)

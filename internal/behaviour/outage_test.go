@@ -83,7 +83,7 @@ func TestAnOutageUntilHalfASecondBeforeATokensEndGoesUnnoticed(t *testing.T) {
 					kit.Every(50*time.Millisecond, time.Until(end)-500*time.Millisecond, call)
 					srv.Heal()
 					srv.SetLatency(0, 0)
-					kit.Every(50*time.Millisecond, time.Minute, call)
+					kit.Every(50*time.Millisecond, time.Minute, func() { kit.Within(t, src, kit.Reconnecting) })
 				})
 			})
 		}

@@ -11,8 +11,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"runtime"
@@ -104,6 +106,42 @@ type instrumented struct{ http.RoundTripper }
 func noReply(r *http.Request) (*http.Response, error) {
 	<-r.Context().Done()
 	return nil, r.Context().Err()
+}
+
+// staged meets the error of a token request that waits for something for ever.
+func staged(what string) func(*testing.T) error {
+	silent := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if what == "dial" {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		if trace := httptrace.ContextClientTrace(ctx); trace != nil {
+			trace.ConnectStart(network, addr)
+			trace.ConnectDone(network, addr, nil)
+		}
+		client, server := net.Pipe()
+		go io.Copy(io.Discard, server)
+		return client, nil
+	}
+	rt := &http.Transport{DialContext: silent, TLSHandshakeTimeout: time.Hour}
+	switch what {
+	case "proxy":
+		rt.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.acme.com:8080"})
+	case "limit":
+		rt.MaxConnsPerHost = 1
+	}
+	return func(t *testing.T) error {
+		if what == "limit" {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, string(mosaic.EU), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go rt.RoundTrip(req)
+			synctest.Wait()
+		}
+		_, err := with(unchanged).Token(kit.Over(t.Context(), rt))
+		return err
+	}
 }
 
 // key makes a Config that signs with a key that calls before first.
@@ -210,7 +248,7 @@ var sections = []section{
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
 			`The secret is wrong, revoked, or of another region or environment. Mosaic's support asks for the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
-			`401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints).`},
+			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints).`},
 		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, ``},
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
 		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, ``},
@@ -240,10 +278,19 @@ var sections = []section{
 			Proxy:       func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
 			DialContext: dialing(&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("proxy.acme.com:8080: connection refused")}).DialContext,
 		}), ` (3 attempts): "proxyconnect tcp: dial tcp: proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
-		//lint:ignore ST1005 net/http's text
-		{"a proxy that refuses", transport(unchanged, failing(errors.New("Proxy Authentication Required"))), ` (3 attempts): the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials`, ``},
-		{"a proxy that allows other hosts", transport(unchanged, failing(errors.New("Forbidden"))), ` (3 attempts): the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host`, ``},
-		{"plain HTTP", transport(unchanged, failing(errors.New("http: server gave HTTP response to HTTPS client"))), ` (3 attempts): "http: server gave HTTP response to HTTPS client": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
+		{"a proxy that refuses", transport(unchanged, kit.Proxied(kit.Reply("407 Proxy Authentication Required", "", ""))), `: the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials`, ``},
+		{"a proxy that allows other hosts", transport(unchanged, kit.Proxied(kit.Reply("403 Forbidden", "", ""))), `: the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host`, ``},
+		{"a proxy with words of its own", transport(unchanged, kit.Proxied(kit.Reply("403 Filtered", "", ""))), ` (3 attempts): the proxy refused CONNECT: "Filtered": check HTTPS_PROXY, and that the proxy allows this host`, ``},
+		{"a silent proxy", staged("proxy"), ` (3 attempts): no reply of the proxy in time: check HTTPS_PROXY, and that the proxy allows this host`, ``},
+		{"dropped packets", staged("dial"), ` (3 attempts): no connection in time: check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
+		{"all connections in use", staged("limit"), ` (3 attempts): no free connection in time: other requests may use all connections that the HTTP client's MaxConnsPerHost allows`, ``},
+		{"a lost ClientHello", staged("handshake"), ` (3 attempts): no TLS handshake in time: check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`, ``},
+		{"plain HTTP", transport(unchanged, kit.Wire(kit.Reply("400 Bad Request", "", ""))), ` (3 attempts): "tls: first record does not look like a TLS handshake": check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`, ``},
+		{"a server that speaks HTTP/2 only", func(t *testing.T) error {
+			rt := kit.Wire("\x00\x00\x12\x04\x00\x00\x00\x00\x00\r\n")
+			_, err := with(func(c *mosaic.Config) { c.Endpoint = "http://localhost" }).Token(kit.Over(t.Context(), rt))
+			return errors.New(strings.Replace(err.Error(), "http://localhost", string(mosaic.EU), 1))
+		}, ` (3 attempts): "[withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
 		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, all together thirty: Mosaic or the way to it is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))
@@ -268,8 +315,8 @@ var sections = []section{
 	}},
 	{"TLS and certificates", "", failed, []text{
 		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client lacks its CA, the image lacks the system's CAs, or the clock is off.`},
-		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
-		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
+		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused the client certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
+		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused the client certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
 		{"expired since", func(t *testing.T) error {
 			c := certificate(t, kit.Lifetime(time.Minute))
 			src := certified(c).TokenSource(kit.Over(t.Context(), dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")})))
@@ -294,7 +341,7 @@ var sections = []section{
 			c.ClientSecret, c.PrivateKey = "", otherKey{kit.EC(), &another.PublicKey}
 		}, ""), ` (3 attempts): no client assertion: PrivateKey's ES256 signature does not verify with its own public key: its name or alias may now stand for another key, or it did not sign as it was asked to`, ``},
 		{"a clock that is off", reply(key(nil), kit.Reply("401 Unauthorized", jsonType+"\r\nDate: Fri, 30 Jun 2000 00:00:00 GMT", `{"error":"invalid_client"}`)),
-			`: 401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns; the local clock differs from the server's by 4344h0m0s`, `Set the clock. A difference of up to 26 hours is corrected.`},
+			`: 401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns; the local clock differs from the server's by 4344h0m0s`, `Set the clock. A difference of up to 26 hours is corrected.`},
 		{"GetCredentials fails", reply(get(func(context.Context) (mosaic.Credentials, error) {
 			return mosaic.Credentials{}, errors.New("vault: permission denied")
 		}), ""), ` (3 attempts): no credentials: GetCredentials: vault: permission denied`, `The text is the error of GetCredentials. If there are earlier credentials, a log record replaces the error.`},

@@ -17,7 +17,7 @@ import (
 // certificate; all else is as with TLS.
 func newPlainClient(t testing.TB, reply string, creds *identity.Credentials) *grant.Client {
 	t.Helper()
-	c := newClientOf(t, wire(reply), creds)
+	c := newClientOf(t, kit.Wire(reply), creds)
 	c.Config.TokenURL, c.MTLSURL = "http://localhost/oidc/token", "http://localhost/cis/oidc/token"
 	return c
 }
@@ -55,7 +55,7 @@ func TestATokenEndsWithItsCertificate(t *testing.T) {
 		{"less than a second", "token", time.Hour, time.Hour - time.Second + 1, 0, "it would end with Certificate, at 2000-01-01T01:00:00Z", true},
 		{"over", "token", time.Hour, 2 * time.Hour, 0, "it would end with Certificate, at 2000-01-01T01:00:00Z", true},
 		{"over, and no reply", "", time.Hour, 2 * time.Hour, 0, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z", false},
-		{"no reply", "", time.Hour, 0, 0, "the server may have refused Certificate", false},
+		{"no reply", "", time.Hour, 0, 0, "the server may have refused the client certificate", false},
 	} {
 		kit.Run(t, tt.name, func(t *testing.T) {
 			reply := strings.Replace(tt.reply, "token", kit.TokenReply("opaque", `"expires_in":3600`), 1)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -87,15 +88,13 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 		return a.explainTransport(ctx)
 	}
 	head, _ := x.head(a.id.Secret)
-	e := &Error{
-		what:    head, // or a redirect without a usable Location
-		refused: x.status/100 == 4 && x.status != http.StatusRequestTimeout || x.status/100 == 2,
-	}
+	again := x.status == http.StatusRequestTimeout || x.status == http.StatusMisdirectedRequest
+	e := &Error{what: head, refused: x.status/100 == 4 && !again || x.status/100 == 2} // or a redirect without a usable Location
 	code := ""
 	if retrieve := (*oauth2.RetrieveError)(nil); errors.As(err, &retrieve) {
 		line, shown := x.show(retrieve, a.id.Secret)
 		e.what, e.cause, code = line, shown, shown.ErrorCode
-		e.transient = x.status == http.StatusRequestTimeout || x.status == http.StatusTooManyRequests || x.status >= 500
+		e.transient = again || x.status == http.StatusTooManyRequests || x.status >= 500
 	} else if x.status/100 == 2 {
 		e.what = "the reply (" + e.what + ") is not a token response (RFC 6749 §5.1)"
 		if !x.isHTML() {
@@ -107,56 +106,127 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 	return e
 }
 
-// explainTransport explains an exchange without a whole reply. The cause is not reachable: it is
-// foreign, may have the request in it, and may claim to be the end of a context.
+// explainTransport explains an exchange without a complete reply.
 func (a *attempt) explainTransport(ctx context.Context) *Error {
-	err := a.exchange.err
+	err, reached := a.exchange.err, a.progress.reached(a.id.Transport)
 	raw := fmt.Sprint(err) // err.Error() may panic
 	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
-	e := &Error{what: text, transient: true, retryAfter: a.exchange.retryAfter()}
-	var badCertificate *tls.CertificateVerificationError
-	network := new(net.OpError) // without an Op, unless err has one
-	_ = errors.As(err, &network)
-	switch closed, connect := errors.Is(err, io.EOF), refusedConnect(raw); {
-	case errors.As(err, &badCertificate):
+	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: newTransportError(text, err)}
+	var unverified *tls.CertificateVerificationError
+	switch own := a.client.timeout(requestTimeout); {
+	case errors.As(err, &unverified):
 		e.what, e.hint = "the server's certificate does not verify ("+text+")", hintVerify
 		e.transient, e.refused = false, true
 	case ended(ctx) == context.Canceled:
-		e.what = "no reply yet"
+		e.what, e.hint = "no "+reached.name+" yet", ""
 	case ended(ctx) != nil:
-		e.what, e.timeout = "no reply in time", true
-		if own := a.client.timeout(requestTimeout); own < requestTimeout && time.Since(a.sent) < attemptTimeout {
+		e.what, e.timeout = "no "+reached.name+" in time", true
+		if own < requestTimeout && time.Since(a.sent) < attemptTimeout {
 			e.hint = "the Timeout of the HTTP client is " + own.String()
 		}
 	case a.exchange.status != 0:
 		e.what = "the reply broke off: " + text
-	case connect == http.StatusProxyAuthRequired:
-		e.what, e.hint = "the proxy refused CONNECT: "+statusText(connect), hintProxyAuth
-	case connect != 0:
-		e.what, e.hint = "the proxy refused CONNECT: "+statusText(connect), hintProxy
-	case network.Op == "dial", network.Op == "proxyconnect", strings.Contains(raw, "HTTP response to HTTPS client"):
-		e.hint = hintReach
-	case strings.Contains(raw, "tls: failed to sign handshake"): // by the key of Certificate, whose error has advice if any
-	case a.id.Via != nil && a.id.Certificate.Expired() != nil:
-		e.hint = a.id.Certificate.Expired().Error()
-	case a.id.Via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
-		e.hint = hintRefused
-	case closed:
-		e.what = "the connection was closed before a reply came"
+	case reached == connecting:
+		a.explainProxy(e, raw, text)
+	case strings.Contains(raw, `malformed HTTP response "\x00\x00`): // begins like an HTTP/2 frame
+		e.hint = hintHTTP2
+	case strings.Contains(raw, "tls: failed to sign handshake"):
+		e.hint = "" // the text is that of Certificate's key
+	default:
+		a.explainBreak(e, raw)
 	}
 	return e
 }
 
-// refusedConnect returns the status of a proxy's refusal of CONNECT, or 0. net/http's error is its
-// text only.
-func refusedConnect(text string) int {
+// explainProxy explains a request that waited for a proxy to connect it. If an HTTP proxy refuses,
+// net/http returns no more than its reason phrase, as the text of an error.
+func (a *attempt) explainProxy(e *Error, raw, text string) {
+	network := opError(a.exchange.err)
+	broken := errors.Is(a.exchange.err, io.EOF) || errors.Is(a.exchange.err, io.ErrUnexpectedEOF) || strings.HasPrefix(raw, "malformed HTTP")
+	if broken || network.Op != "" && network.Op != "socks connect" {
+		return
+	}
+	e.what = "the proxy refused CONNECT"
+	if status := statusOf(raw); status != 0 {
+		e.what += ": " + statusText(status)
+		e.refused = status/100 == 4
+		e.transient = !e.refused // further attempts after a 407 can lock an account
+		if status == http.StatusProxyAuthRequired {
+			e.hint = hintProxyAuth
+		}
+	} else if raw != "" {
+		e.what += ": " + text
+	}
+}
+
+// statusOf returns the status code whose reason phrase, in net/http's words, is phrase, or 0.
+func statusOf(phrase string) int {
 	for code := 300; code < 600; code++ {
-		if text != "" && text == http.StatusText(code) {
+		if phrase != "" && phrase == http.StatusText(code) {
 			return code
 		}
 	}
 	return 0
 }
+
+// wantsCertificate matches the alerts of servers that got no client certificate.
+var wantsCertificate = regexp.MustCompile("certificate required|handshake failure|bad certificate")
+
+// explainBreak explains a connection that broke. Client certificates are a frequent reason. In TLS
+// 1.3 the server's alert may be lost, and the first request breaks.
+func (a *attempt) explainBreak(e *Error, raw string) {
+	op, closed := opError(a.exchange.err).Op, errors.Is(a.exchange.err, io.EOF)
+	if closed {
+		e.what = "the connection was closed before a reply came"
+	}
+	broke := op == "read" || op == "write"
+	switch {
+	case op == "dial" || op == "proxyconnect":
+		e.hint = hintReach
+	case a.certificateProblem() != "":
+		e.hint = a.certificateProblem()
+	case a.presents() && (closed || broke || op == "remote error"):
+		e.hint = hintRefused
+	case !a.presents() && (op == "remote error" && wantsCertificate.MatchString(raw) || broke && a.progress.fresh.Load()):
+		e.hint = hintRequired
+	}
+}
+
+// opError returns the net.OpError in err, or an empty one.
+func opError(err error) *net.OpError {
+	e := new(net.OpError)
+	_ = errors.As(err, &e)
+	return e
+}
+
+// presents reports whether a client certificate is presented, be it by the HTTP client itself.
+func (a *attempt) presents() bool { return a.id.Via != nil || a.url == a.client.MTLSURL }
+
+// certificateProblem says why Certificate is not valid now, or returns "". It may have expired while
+// a connection that presented it stayed open.
+func (a *attempt) certificateProblem() string {
+	if a.id.Certificate == nil || a.id.Certificate.Expired() == nil {
+		return ""
+	}
+	return a.id.Certificate.Expired().Error()
+}
+
+// A transportError is an error of the HTTP client's transport. errors.Is finds what it wraps, except
+// the end of a context, which would pass for the caller's. errors.As finds nothing in it, and no
+// field leads to it, because its texts may hold a secret.
+type transportError struct {
+	text  string
+	wraps func(target error) bool
+}
+
+func newTransportError(text string, err error) transportError {
+	return transportError{text, func(target error) bool {
+		return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(err, target)
+	}}
+}
+
+func (t transportError) Error() string        { return t.text }
+func (t transportError) Is(target error) bool { return t.wraps(target) }
 
 const (
 	// minSkew: assertions are dated 10 s back; with 4 s of skew and rounding, a limit of 15 s
@@ -186,66 +256,89 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 }
 
-// The hints, in one place.
+// The hints, in one place. The texts of problems are in the places that find them.
 const (
 	hintRedirect  = "a redirect, which is not followed with credentials: check Endpoint"
 	hintHTML      = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"
 	hintVerify    = "check Endpoint, the local clock, and whether a proxy terminates TLS here"
 	hintReach     = "check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)"
+	hintMaxConns  = "other requests may use all connections that the HTTP client's MaxConnsPerHost allows"
 	hintProxyAuth = "check HTTPS_PROXY and its credentials"
 	hintProxy     = "check HTTPS_PROXY, and that the proxy allows this host"
-	hintRefused   = "the server may have refused Certificate"
-	hintKey       = "check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns"
+	hintHandshake = "check Endpoint, and whether a firewall or a proxy on the way interferes with TLS"
+	hintHTTP2     = "the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos"
+	hintRefused   = "the server may have refused the client certificate"
+	hintRequired  = "the server may require a client certificate: set Certificate"
+	hintKey       = "check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns"
 	hintMTLS      = "check ClientID, and that the application at this Endpoint has this certificate"
 	hintSecret    = "check ClientID and ClientSecret, and that both belong to this Endpoint"
+	hintRequest   = "check EndpointParams, and the client authentication method set for the application"
+	hintScope     = "check Scopes"
+	hintGrant     = "the application has to be allowed the grant type client_credentials"
+	hintNoTarget  = "the request names no resource: check Resource"
 	hintForbidden = "check that the application may request tokens, and that no firewall refuses this network"
 	hintPath      = "check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path"
 	hintLimit     = "Mosaic's rate limit is reached: share one source or client in each process"
 	hintFault     = "a fault on Mosaic's side, or on the way there"
 )
 
-var hintsByCode = map[string]string{
-	"invalid_scope":          "check Scopes",
-	"invalid_request":        "check EndpointParams, and the client authentication method set for the application",
-	"unauthorized_client":    "the application has to be allowed the grant type client_credentials",
-	"unsupported_grant_type": "the application has to be allowed the grant type client_credentials",
-}
-
 // hint returns the advice for a reply without a token, or "".
 func (a *attempt) hint(code string) string {
-	switch status := a.exchange.status; {
+	status := a.exchange.status
+	switch {
 	case status/100 == 3:
 		return hintRedirect
-	case code == "invalid_target":
-		return a.hintTarget()
-	case hintsByCode[code] != "":
-		return hintsByCode[code]
-	case a.exchange.isHTML() && !a.exchange.isJSON:
-		return hintHTML
-	case code == "invalid_client", status == http.StatusUnauthorized:
-		switch {
-		case a.id.Key != nil:
-			return hintKey
-		case a.id.Secret == "":
-			return hintMTLS
-		}
-		return hintSecret
-	case status == http.StatusForbidden && a.exchange.isJSON:
-		return hintForbidden
-	case status == http.StatusForbidden, status == http.StatusNotFound:
-		return hintPath
+	case status/100 == 4 && a.certificateProblem() != "":
+		return a.certificateProblem()
+	case code != "" && a.hintCode(code) != "":
+		return a.hintCode(code)
 	case status == http.StatusTooManyRequests:
 		return hintLimit
 	case status >= 500:
 		return hintFault
+	case a.exchange.isHTML() && !a.exchange.isJSON:
+		return a.hintPage()
+	case status == http.StatusUnauthorized:
+		return a.hintCode("invalid_client")
+	case status == http.StatusForbidden && a.exchange.isJSON:
+		return hintForbidden
+	case status == http.StatusForbidden, status == http.StatusNotFound:
+		return hintPath
 	}
 	return ""
 }
 
-// hintTarget names the resource that is missing in Mosaic.
-func (a *attempt) hintTarget() string {
-	if a.resource == "" {
-		return "the request names no resource: check Resource"
+// hintCode returns the advice for an error code of RFC 6749 or RFC 8707, or "".
+func (a *attempt) hintCode(code string) string {
+	switch {
+	case code == "invalid_scope":
+		return hintScope
+	case code == "unauthorized_client", code == "unsupported_grant_type":
+		return hintGrant
+	case code == "invalid_target" && a.resource == "":
+		return hintNoTarget
+	case code == "invalid_target":
+		return fmt.Sprintf("the resource %q has to be configured for the application in Mosaic", redact.Own(a.resource, "", 200))
+	case code != "invalid_client" && code != "invalid_request":
+		return ""
+	case a.id.Key != nil:
+		return hintKey
+	case code == "invalid_request":
+		return hintRequest
+	case a.id.Secret != "":
+		return hintSecret
 	}
-	return fmt.Sprintf("the resource %q has to be configured for the application in Mosaic", redact.Own(a.resource, "", 200))
+	return hintMTLS
+}
+
+// hintPage returns the advice for an HTML page. nginx answers 400 with a page if it refuses a client
+// certificate, or requires one.
+func (a *attempt) hintPage() string {
+	switch {
+	case a.exchange.status != http.StatusBadRequest:
+		return hintHTML
+	case a.presents():
+		return hintRefused
+	}
+	return hintRequired
 }

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"regexp"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"example.com/mosaic/internal/expiry"
 	"example.com/mosaic/internal/guard"
 	"example.com/mosaic/internal/identity"
+	"example.com/mosaic/internal/reconnect"
 	"example.com/mosaic/internal/redact"
 	"example.com/mosaic/internal/refresh"
 )
@@ -45,7 +47,8 @@ type Client struct {
 	Timeout  time.Duration // of the HTTP client; zero if it has none
 	Log      *slog.Logger
 
-	skew atomic.Int64 // how far the server's clock is ahead, a time.Duration; zero if the clocks agree
+	sender reconnect.Sender
+	skew   atomic.Int64 // how far the server's clock is ahead, a time.Duration; zero if the clocks agree
 }
 
 // Token requests one token for resource, in at most attempts attempts. The error is an [*Error].
@@ -108,6 +111,7 @@ type attempt struct {
 	url            string
 	skew           time.Duration // of the server's clock, as far as it was known before
 	exchange       exchange
+	progress       progress
 	sent, received time.Time
 }
 
@@ -152,12 +156,13 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	a.exchange.base = a.id.Transport
+	a.exchange.send = func(req *http.Request) (*http.Response, error) { return c.sender.Send(a.id.Transport, req) }
 	client := &http.Client{
 		Transport:     &a.exchange,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	a.sent = time.Now()
+	ctx = httptrace.WithClientTrace(ctx, a.progress.trace())
 	t, err := cc.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	a.received = time.Now()
 	if err != nil {

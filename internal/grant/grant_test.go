@@ -1,7 +1,6 @@
 package grant_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -332,25 +331,13 @@ func TestRedirectsAreRefused(t *testing.T) {
 	}
 }
 
-// wire returns a transport whose connections, over no network, bring one reply each to plain HTTP.
-func wire(reply string) *http.Transport {
-	return &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		client, server := net.Pipe()
-		go func() {
-			_, _ = http.ReadRequest(bufio.NewReader(server))
-			io.WriteString(server, reply)
-			server.Close()
-		}()
-		return client, nil
-	}}
-}
-
 func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
-	connect := func(status string) http.RoundTripper {
-		rt := wire(kit.Reply(status, "", ""))
+	proxied := func(reply string) http.RoundTripper {
+		rt := kit.Wire(reply)
 		rt.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.acme.com:8080"})
 		return rt
 	}
+	connect := func(status string) http.RoundTripper { return proxied(kit.Reply(status, "", "")) }
 	unreachable := connect("").(*http.Transport)
 	unreachable.DialContext = func(_ context.Context, network, addr string) (net.Conn, error) {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New(addr + ": connection refused")}
@@ -364,8 +351,11 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		{"a proxy's 407", connect("407 Proxy Authentication Required"), "the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials"},
 		{"a proxy's 403", connect("403 Forbidden"), "the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host"},
 		{"a proxy's 502", connect("502 Bad Gateway"), "the proxy refused CONNECT: 502 Bad Gateway: check HTTPS_PROXY, and that the proxy allows this host"},
-		{"a proxy's own words", connect("403 Denied by policy 7"), `"Denied by policy 7"`},
-		{"a proxy that knows the secret", connect("403 Denied: " + secret), `"[withheld]"`},
+		{"a proxy's own words", connect("403 Denied by policy 7"), `the proxy refused CONNECT: "Denied by policy 7": check HTTPS_PROXY, and that the proxy allows this host`},
+		{"a proxy without words", connect("403 "), `the proxy refused CONNECT: check HTTPS_PROXY, and that the proxy allows this host`},
+		{"a proxy that knows the secret", connect("403 Denied: " + secret), `the proxy refused CONNECT: "[withheld]": check HTTPS_PROXY, and that the proxy allows this host`},
+		{"no proxy", proxied("SSH-2.0-OpenSSH_9.6\r\n\r\n"), `"malformed HTTP response "SSH-2.0-OpenSSH_9.6"": check HTTPS_PROXY, and that the proxy allows this host`},
+		{"a proxy that hangs up", proxied(""), `"unexpected EOF": check HTTPS_PROXY, and that the proxy allows this host`},
 		{"a proxy that cannot be reached", unreachable, `proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`},
 		{"an error", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, own }), `"oauth2: "invalid_grant" "the proxy's""`},
 		{"an error of the body", kit.RoundTripper(func(*http.Request) (*http.Response, error) {
@@ -379,13 +369,13 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		{"a connection that is closed", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF }), "the connection was closed before a reply came"},
 		{"a server's certificate that does not verify", kit.RoundTripper(func(*http.Request) (*http.Response, error) {
 			return nil, &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
-		}), "check Endpoint, the local clock, and whether a proxy terminates TLS here"},
+		}), `the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`},
 		{"nothing", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, nil }), `"the RoundTripper returned nothing"`},
 	} {
 		kit.Run(t, tt.name, func(t *testing.T) {
 			failure := fail(t, t.Context(), newClient(t, tt.rt))
 			prefix := failed + " (3 attempts): "
-			if strings.Contains(tt.name, "does not verify") {
+			if strings.Contains(tt.want, "does not verify") || strings.Contains(tt.want, "refused CONNECT: 40") {
 				prefix = failed + ": "
 			}
 			if !strings.HasPrefix(failure.Error(), prefix) || !strings.HasSuffix(failure.Error(), tt.want) || failure.Refused() != (prefix == failed+": ") {

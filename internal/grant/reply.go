@@ -25,7 +25,7 @@ const maxReply = 1 << 20
 // An exchange is the RoundTripper of one attempt. It reads the whole reply: a body broken off is a
 // transport error like any other.
 type exchange struct {
-	base   http.RoundTripper
+	send   func(*http.Request) (*http.Response, error)
 	err    error // of the transport; the rest is of the reply, if one began
 	status int
 	header http.Header
@@ -34,7 +34,7 @@ type exchange struct {
 }
 
 func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := x.base.RoundTrip(req)
+	res, err := x.send(req)
 	if err == nil && res == nil {
 		err = errors.New("the RoundTripper returned nothing")
 	}

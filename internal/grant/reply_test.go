@@ -158,7 +158,9 @@ func TestAReplyHasTheHintOfItsCodeOrStatus(t *testing.T) {
 		{"invalid_client with 400", kit.Reply("400 x", jsonType, `{"error":"invalid_client"}`), "check ClientID and ClientSecret"},
 		{"XHTML with 200", kit.Reply("200 x", "Content-Type: application/xhtml+xml", "<p>"), "an HTML page"},
 		{"404 with JSON", kit.Reply("404 x", jsonType, `{}`), "unknown path"},
-		{"a page of 5xx", kit.Reply("502 x", "Content-Type: text/html", "<p>"), "an HTML page"},
+		{"a page of 5xx", kit.Reply("502 x", "Content-Type: text/html", "<p>"), "a fault on Mosaic's side"},
+		{"a page of 429", kit.Reply("429 x", "Content-Type: text/html", "<p>"), "rate limit"},
+		{"a page of 400, without a certificate", kit.Reply("400 x", "Content-Type: text/html", "<p>"), "set Certificate"},
 	} {
 		kit.Run(t, tt.name, func(t *testing.T) {
 			if failure := fail(t, t.Context(), newClient(t, &kit.Stub{Replies: []string{tt.reply}})); !strings.Contains(failure.Error(), tt.hint) {

@@ -8,7 +8,9 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -46,13 +48,22 @@ func Every(pause, total time.Duration, f func()) {
 // Promptly returns src's token, and ends t if there is none or it takes time.
 func Promptly(t testing.TB, src oauth2.TokenSource) *oauth2.Token {
 	t.Helper()
+	return Within(t, src, 0)
+}
+
+// Reconnecting is how long a request waits at most because the one before it has timed out.
+const Reconnecting = 50 * time.Millisecond
+
+// Within is Promptly with some time.
+func Within(t testing.TB, src oauth2.TokenSource, bound time.Duration) *oauth2.Token {
+	t.Helper()
 	begun := time.Now()
 	tok, err := src.Token()
 	if err != nil {
 		t.Fatalf("at %s a call failed: %v", begun.Format(time.TimeOnly), err)
 	}
-	if took := time.Since(begun); took != 0 {
-		t.Fatalf("at %s a call waited for %s; want none to wait", begun.Format(time.TimeOnly), took)
+	if took := time.Since(begun); took > bound {
+		t.Fatalf("at %s a call waited for %s; want at most %s", begun.Format(time.TimeOnly), took, bound)
 	}
 	return tok
 }
@@ -211,4 +222,29 @@ func (l *Log) Count(text string) (n int) {
 		}
 	}
 	return n
+}
+
+// Wire returns a transport whose connections, over no network, bring one reply each to plain HTTP. It
+// calls the hooks of httptrace, as net.Dialer does.
+func Wire(reply string) *http.Transport {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if trace := httptrace.ContextClientTrace(ctx); trace != nil {
+			trace.ConnectStart(network, addr)
+			trace.ConnectDone(network, addr, nil)
+		}
+		client, server := net.Pipe()
+		go func() {
+			_, _ = http.ReadRequest(bufio.NewReader(server))
+			io.WriteString(server, reply)
+			server.Close()
+		}()
+		return client, nil
+	}}
+}
+
+// Proxied is Wire for a proxy that sends reply to CONNECT.
+func Proxied(reply string) *http.Transport {
+	rt := Wire(reply)
+	rt.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.acme.com:8080"})
+	return rt
 }

@@ -1,0 +1,91 @@
+package grant
+
+import (
+	"crypto/tls"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+
+	"example.com/mosaic/internal/mtls"
+)
+
+// A stage is how far a request has come. If it fails, name is what there was not in time, and hint
+// is what to do.
+type stage struct{ name, hint string }
+
+// The stages in the order in which a request goes through them. A request over a connection that is
+// in use already begins with waiting, and goes on with replying.
+var (
+	waiting    = &stage{"connection", hintReach} // or freeConnection
+	dialing    = &stage{"connection", hintReach} // with the lookup of the name
+	connecting = &stage{"reply of the proxy", hintProxy}
+	handshake  = &stage{"TLS handshake", hintHandshake}
+	replying   = &stage{"reply", hintFault}
+
+	// freeConnection takes the place of waiting if the transport's MaxConnsPerHost may be the reason.
+	// That is not certain, because only net.Dialer reports a dial.
+	freeConnection = &stage{"free connection", hintMaxConns}
+
+	// unknown is the stage if the RoundTripper is not net/http's, and reports nothing.
+	unknown = &stage{name: "reply"}
+)
+
+// A progress follows one request through the hooks of httptrace. They may be called by several
+// goroutines, and by those of a dial also after the request.
+type progress struct {
+	stage atomic.Pointer[stage]
+	fresh atomic.Bool // the request is the first one on its connection
+}
+
+func (p *progress) trace() *httptrace.ClientTrace {
+	// A late dial does not take the request back from a connection that it got in the meantime.
+	advance := func(to *stage, from ...*stage) {
+		for _, s := range from {
+			p.stage.CompareAndSwap(s, to)
+		}
+	}
+	return &httptrace.ClientTrace{
+		GetConn:      func(string) { p.stage.Store(waiting) },
+		DNSStart:     func(httptrace.DNSStartInfo) { advance(dialing, waiting) },
+		ConnectStart: func(string, string) { advance(dialing, waiting) },
+		// A direct connection begins its handshake at once. So if a connected request fails before
+		// that, it waited for a proxy.
+		ConnectDone: func(_, _ string, err error) {
+			if err == nil {
+				advance(connecting, waiting, dialing)
+			}
+		},
+		TLSHandshakeStart: func() { advance(handshake, waiting, dialing, connecting) },
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
+			if err == nil {
+				advance(connecting, handshake) // of an https proxy; otherwise GotConn follows at once
+			}
+		},
+		GotConn: func(info httptrace.GotConnInfo) {
+			p.fresh.Store(!info.Reused)
+			p.stage.Store(replying)
+		},
+	}
+}
+
+// reached returns the stage that a request through rt has reached.
+func (p *progress) reached(rt http.RoundTripper) *stage {
+	switch s := p.stage.Load(); {
+	case s == nil:
+		return unknown
+	case s == waiting && maxConns(rt) > 0:
+		return freeConnection
+	default:
+		return s
+	}
+}
+
+func maxConns(rt http.RoundTripper) int {
+	switch t := rt.(type) {
+	case *http.Transport:
+		return t.MaxConnsPerHost
+	case *mtls.Transport:
+		return t.MaxConnsPerHost
+	}
+	return 0
+}

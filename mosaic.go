@@ -221,8 +221,8 @@ type Files struct {
 }
 
 // Credentials reads the files, for Config.GetCredentials: regular files of at most 64 KiB each. The
-// context is not used. An error names the field and shows the path, except one that may be a secret
-// set by mistake, such as a relative path.
+// context is not used. An error names the field and shows the path if it is absolute. A relative
+// path may be a secret that was set by mistake, so it is not shown.
 func (f Files) Credentials(context.Context) (c Credentials, err error) {
 	c.KeyID = f.KeyID
 	if (f.Certificate == "") != (f.CertificateKey == "") {

@@ -22,8 +22,9 @@ import (
 // maxSize bounds a file. A chain of certificates has some KiB.
 const maxSize = 64 << 10
 
-// read returns the result of parse for the contents of a regular file. Others may block for ever.
-// The error names the field of mosaic.Files, and the path unless it may be a secret.
+// read returns the result of parse for the contents of the file at path. Its error names the field
+// of mosaic.Files. It shows an absolute path, but not a relative path, because a relative path may
+// be a secret that was set by mistake.
 func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed T, err error) {
 	data, err := contents(path)
 	if err == nil {
@@ -33,20 +34,12 @@ func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed
 		err = in.Err
 	}
 	if err != nil {
-		if isPath(path) {
+		if filepath.IsAbs(path) {
 			field += " " + strconv.Quote(redact.Cut(path, 300))
 		}
 		return parsed, fmt.Errorf("%s: %w", field, err)
 	}
 	return parsed, nil
-}
-
-// isPath reports whether path is no secret set by mistake: it is absolute, and in a directory or
-// not like base64.
-func isPath(path string) bool {
-	dir := filepath.Dir(path)
-	_, err := os.Stat(dir)
-	return filepath.IsAbs(path) && (err == nil && len(dir) > 1 || redact.Peer(path, "", len(path)) == path)
 }
 
 // bom is the byte order mark, with which Windows editors begin a text.

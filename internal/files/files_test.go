@@ -188,9 +188,9 @@ func TestAFileThatHoldsNoSecretIsNamed(t *testing.T) {
 	}
 }
 
-// Whoever sets a path to the secret or key itself finds it in no log.
-func TestAPathThatMayBeASecretIsNotShown(t *testing.T) {
-	for _, path := range []string{edPKCS8, "a/secret/in/base64", "/9dGZ2hJ+Kl3vQ0mZ8xR7w==", "/9dG/Z2hJ+Kl3vQ0mZ8xR7w=", "secret\n", strings.Repeat("s", 5000)} {
+// Whoever sets a path to the secret or key itself must not find it in a log.
+func TestOnlyAnAbsolutePathIsShown(t *testing.T) {
+	for _, path := range []string{edPKCS8, "a/secret/in/base64", "./secret", "secret\n", strings.Repeat("s", 5000)} {
 		for _, read := range []func(string) error{
 			func(path string) error { _, err := files.Secret(path); return err },
 			func(path string) error { _, err := files.Key(path); return err },

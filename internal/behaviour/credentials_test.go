@@ -250,6 +250,7 @@ func misfortunes(t testing.TB) (all []misfortune) {
 	returned("a wrong SigningAlgorithm", "SigningAlgorithm", mosaic.Credentials{PrivateKey: kit.EC(), SigningAlgorithm: "RS256"})
 	returned("a KeyID without a key", "KeyID", mosaic.Credentials{ClientSecret: newSecret, KeyID: "k"})
 	returned("an expired certificate", "expired", mosaic.Credentials{Certificate: certificate(kit.EC(), func(c *x509.Certificate) { c.NotAfter = time.Unix(1, 0) })})
+	returned("a certificate that is not valid yet", "not valid yet", mosaic.Credentials{Certificate: certificate(kit.EC(), func(c *x509.Certificate) { c.NotBefore = c.NotAfter.Add(-time.Hour) })})
 	returned("a certificate with another's key", "match", mosaic.Credentials{Certificate: certificate(kit.Ed25519())})
 	returned("a key whose Public panics", "broken", mosaic.Credentials{PrivateKey: &publicOnce{Signer: kit.EC(), later: func() { panic("open sesame") }}})
 	returned("a key whose Public hangs", "in time", mosaic.Credentials{Certificate: certificate(&publicOnce{Signer: kit.EC(), later: func() { time.Sleep(hang) }})})

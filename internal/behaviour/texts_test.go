@@ -178,6 +178,10 @@ var sections = []section{
 			c := certificate(t, kit.Lifetime(-time.Hour))
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
 		}, `Certificate has expired: its NotAfter is 1999-12-31T23:00:00Z`, `Renew it. With GetCredentials, a renewed certificate is used without a restart.`},
+		{"a certificate that is not valid yet", func(t *testing.T) error {
+			c := certificate(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })
+			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
+		}, `Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z`, `Set the clock, or wait. Until five minutes before NotBefore, the certificate is not used.`},
 		{"a certificate without a key", func(t *testing.T) error {
 			c := certificate(t)
 			c.PrivateKey = nil

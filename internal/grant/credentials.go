@@ -154,10 +154,10 @@ func (c *Client) ask() (p *prepared, err error) {
 	return p, nil
 }
 
-// wanting reports whether there are no credentials yet, or the certificate has expired.
+// wanting reports whether there are no credentials yet, or the certificate is not valid.
 func (c *Client) wanting() bool {
 	p := c.latest.Load()
-	return p == nil || c.Get != nil && p.Certificate != nil && p.Certificate.Expired() != nil
+	return p == nil || c.Get != nil && p.Certificate != nil && p.Certificate.Valid() != nil
 }
 
 // CloseIdleConnections closes those of every certificate in use.

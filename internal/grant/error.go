@@ -118,8 +118,8 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 		e.what = text + ": " + hintReach
 	case a.via != nil && strings.Contains(raw, "tls: failed to sign handshake") && a.via.SignErr() != nil:
 		return ownError("no TLS handshake: ", a.via.SignErr(), a.Secret)
-	case a.via != nil && a.Certificate.Expired() != nil:
-		e.what = text + ": " + a.Certificate.Expired().Error()
+	case a.via != nil && a.Certificate.Valid() != nil:
+		e.what = text + ": " + a.Certificate.Valid().Error()
 	case a.via != nil && (closed || network.Op == "remote error" || network.Op == "read" || network.Op == "write"): // in TLS 1.3 the alert may be lost
 		e.what = text + ": " + hintRefused
 	case closed:

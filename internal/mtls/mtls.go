@@ -35,12 +35,17 @@ type Certificate struct {
 	signer crypto.Signer
 }
 
-// New returns a copy of cert, or an error if it cannot be presented. The key's Public method is
-// called here and not again.
+// tolerance is how far ahead a certificate's NotBefore may be, because clocks differ by minutes. CAs
+// backdate certificates by as much.
+const tolerance = 5 * time.Minute
+
+// New returns a copy of cert, or an error if cert cannot be presented. It calls the key's Public
+// method, which is not called again.
 func New(cert *tls.Certificate) (*Certificate, error) {
 	if len(cert.Certificate) == 0 {
 		return nil, errors.New("Certificate is empty")
 	}
+	var chain []*x509.Certificate
 	c := &Certificate{Certificate: *cert}
 	c.Certificate.Certificate = nil
 	for i, der := range cert.Certificate {
@@ -48,14 +53,10 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("Certificate cannot be parsed (number %d of its chain)", i+1)
 		}
-		if i == 0 {
-			c.Leaf = parsed
-		}
+		chain = append(chain, parsed)
 		c.Certificate.Certificate = append(c.Certificate.Certificate, parsed.Raw)
 	}
-	if err := c.Expired(); err != nil {
-		return nil, err
-	}
+	c.Leaf = chain[0]
 	var ok bool
 	if c.signer, ok = cert.PrivateKey.(crypto.Signer); !ok {
 		return nil, fmt.Errorf("Certificate has no usable private key (%T): want a crypto.Signer", cert.PrivateKey)
@@ -67,15 +68,21 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	if !assertion.SameKey(public, c.Leaf.PublicKey) {
 		return nil, errors.New("Certificate has a private key that does not match it")
 	}
+	if err := c.Valid(); err != nil {
+		return nil, err
+	}
 	sum := sha256.Sum256(c.Leaf.Raw)
 	c.Thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
 	return c, nil
 }
 
-// Expired returns an error if the certificate has expired by the local clock.
-func (c *Certificate) Expired() error {
-	if time.Now().After(c.Leaf.NotAfter) {
+// Valid returns an error if the certificate has expired or is not valid yet by the local clock.
+func (c *Certificate) Valid() error {
+	switch now := time.Now(); {
+	case now.After(c.Leaf.NotAfter):
 		return fmt.Errorf("Certificate has expired: its NotAfter is %s", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	case now.Add(tolerance).Before(c.Leaf.NotBefore):
+		return fmt.Errorf("Certificate is not valid yet: its NotBefore is %s", c.Leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

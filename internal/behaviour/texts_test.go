@@ -182,6 +182,11 @@ var sections = []section{
 			c := certificate(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
 		}, `Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z`, `Set the clock, or wait. Until five minutes before NotBefore, the certificate is not used.`},
+		{"a chain in the wrong order", func(t *testing.T) error {
+			c := certificate(t)
+			c.Certificate = append(kit.Certificate(t, "CA", kit.Ed25519(), nil).Certificate, c.Certificate...)
+			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
+		}, `the leaf of Certificate has to come first, but the private key belongs to number 2 of the chain (CN=acme)`, `Move that certificate to the beginning of the chain or of its file.`},
 		{"a certificate without a key", func(t *testing.T) error {
 			c := certificate(t)
 			c.PrivateKey = nil

@@ -65,8 +65,12 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	if err != nil {
 		return nil, errors.New("Certificate: its " + strings.Replace(err.Error(), "PrivateKey", "private key", 1))
 	}
-	if !assertion.SameKey(public, c.Leaf.PublicKey) {
+	switch i := slices.IndexFunc(chain, func(link *x509.Certificate) bool { return assertion.SameKey(public, link.PublicKey) }); {
+	case i < 0:
 		return nil, errors.New("Certificate has a private key that does not match it")
+	case i > 0:
+		return nil, fmt.Errorf("the leaf of Certificate has to come first, but the private key belongs to number %d of the chain (%s)",
+			i+1, redact.Own(chain[i].Subject.String(), "", 100))
 	}
 	if err := c.Valid(); err != nil {
 		return nil, err

@@ -11,7 +11,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,6 +49,29 @@ func TestACertificateIsValidFromItsNotBeforeToItsNotAfter(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestTheLeafHasToComeFirst(t *testing.T) {
+	root := kit.Certificate(t, "root CA", kit.EC(), nil)
+	leaf := kit.Certificate(t, "acme\n"+strings.Repeat("e", 1000), kit.NewEC(t), kit.Certificate(t, "CA", kit.Ed25519(), root))
+	for want, order := range map[string][]int{
+		`^$`: {0, 1, 2},
+		`^the leaf of Certificate has to come first, but the private key belongs to number 3 of the chain \(CN=acme e+…\)$`: {2, 1, 0},
+		`^the leaf of Certificate has to come first, but the private key belongs to number 2 of the chain `:                 {1, 0, 2},
+		`^Certificate has a private key that does not match it$`:                                                            {2, 1},
+	} {
+		ordered := tls.Certificate{PrivateKey: leaf.PrivateKey}
+		for _, i := range order {
+			ordered.Certificate = append(ordered.Certificate, leaf.Certificate[i])
+		}
+		got := ""
+		if _, err := mtls.New(&ordered); err != nil {
+			got = err.Error()
+		}
+		if !regexp.MustCompile(want).MatchString(got) || len(got) > 250 {
+			t.Errorf("in the order %v: got %q; want %s", order, got, want)
+		}
+	}
 }
 
 func TestTheLeafIsThatOfTheChain(t *testing.T) {

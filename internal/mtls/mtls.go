@@ -45,18 +45,11 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	if len(cert.Certificate) == 0 {
 		return nil, errors.New("Certificate is empty")
 	}
-	var chain []*x509.Certificate
 	c := &Certificate{Certificate: *cert}
 	c.Certificate.Certificate = nil
-	for i, der := range cert.Certificate {
-		parsed, err := x509.ParseCertificate(bytes.Clone(der))
-		if err != nil {
-			return nil, fmt.Errorf("Certificate cannot be parsed (number %d of its chain)", i+1)
-		}
-		chain = append(chain, parsed)
-		c.Certificate.Certificate = append(c.Certificate.Certificate, parsed.Raw)
+	for _, der := range cert.Certificate {
+		c.Certificate.Certificate = append(c.Certificate.Certificate, bytes.Clone(der))
 	}
-	c.Leaf = chain[0]
 	var ok bool
 	if c.signer, ok = cert.PrivateKey.(crypto.Signer); !ok {
 		return nil, fmt.Errorf("Certificate has no usable private key (%T): want a crypto.Signer", cert.PrivateKey)
@@ -65,12 +58,8 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	if err != nil {
 		return nil, errors.New("Certificate: its " + strings.Replace(err.Error(), "PrivateKey", "private key", 1))
 	}
-	switch i := slices.IndexFunc(chain, func(link *x509.Certificate) bool { return assertion.SameKey(public, link.PublicKey) }); {
-	case i < 0:
-		return nil, errors.New("Certificate has a private key that does not match it")
-	case i > 0:
-		return nil, fmt.Errorf("the leaf of Certificate has to come first, but the private key belongs to number %d of the chain (%s)",
-			i+1, redact.Own(chain[i].Subject.String(), "", 100))
+	if c.Leaf, err = Leaf(c.Certificate.Certificate, public); err != nil {
+		return nil, fmt.Errorf("Certificate: %w", err)
 	}
 	if err := c.Valid(); err != nil {
 		return nil, err
@@ -78,6 +67,25 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	sum := sha256.Sum256(c.Leaf.Raw)
 	c.Thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
 	return c, nil
+}
+
+// Leaf returns the first certificate of a chain. It is an error if the public key is not the leaf's.
+func Leaf(chain [][]byte, public crypto.PublicKey) (leaf *x509.Certificate, err error) {
+	for i, der := range chain {
+		cert, err := x509.ParseCertificate(der)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("number %d of the chain cannot be parsed", i+1)
+		case i == 0:
+			leaf = cert
+		case !assertion.SameKey(public, leaf.PublicKey) && assertion.SameKey(public, cert.PublicKey):
+			return nil, fmt.Errorf("the leaf has to come first, but the private key belongs to number %d of the chain (%s)", i+1, redact.Own(cert.Subject.String(), "", 100))
+		}
+	}
+	if !assertion.SameKey(public, leaf.PublicKey) {
+		return nil, errors.New("the private key does not match it")
+	}
+	return leaf, nil
 }
 
 // Valid returns an error if the certificate has expired or is not valid yet by the local clock.

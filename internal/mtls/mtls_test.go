@@ -56,9 +56,9 @@ func TestTheLeafHasToComeFirst(t *testing.T) {
 	leaf := kit.Certificate(t, "acme\n"+strings.Repeat("e", 1000), kit.NewEC(t), kit.Certificate(t, "CA", kit.Ed25519(), root))
 	for want, order := range map[string][]int{
 		`^$`: {0, 1, 2},
-		`^the leaf of Certificate has to come first, but the private key belongs to number 3 of the chain \(CN=acme e+…\)$`: {2, 1, 0},
-		`^the leaf of Certificate has to come first, but the private key belongs to number 2 of the chain `:                 {1, 0, 2},
-		`^Certificate has a private key that does not match it$`:                                                            {2, 1},
+		`^Certificate: the leaf has to come first, but the private key belongs to number 3 of the chain \(CN=acme e+…\)$`: {2, 1, 0},
+		`^Certificate: the leaf has to come first, but the private key belongs to number 2 of the chain `:                 {1, 0, 2},
+		`^Certificate: the private key does not match it$`:                                                                {2, 1},
 	} {
 		ordered := tls.Certificate{PrivateKey: leaf.PrivateKey}
 		for _, i := range order {

@@ -24,7 +24,8 @@ import (
 	"example.com/mosaic/internal/redact"
 )
 
-// Secret returns what a file holds between white space, because tools and editors add line ends.
+// Secret returns what a file holds, without the white space at both ends, because tools and editors
+// add line ends.
 func Secret(path string) (string, error) {
 	return read("ClientSecret", path, func(data []byte) (string, error) {
 		var object map[string]json.RawMessage
@@ -83,8 +84,8 @@ func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed
 // maxSize bounds a file, in bytes. A chain of certificates has a few KiB.
 const maxSize = 64 << 10
 
-// contents returns the text or DER of a regular file. To read another kind of file, such as a FIFO,
-// may block for ever.
+// contents returns what a regular file holds. Reading another kind of file, such as a FIFO, may block
+// for ever.
 func contents(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -200,6 +201,7 @@ func unfit(data []byte, want string) error {
 		"the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"))
 }
 
+// kindOf says what data is, in the words of advice if there is advice for it.
 func kindOf(data []byte, want string) string {
 	var object map[string]json.RawMessage
 	var der struct{ First asn1.RawValue }

@@ -78,7 +78,7 @@ func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed
 	if filepath.IsAbs(path) {
 		field += " " + strconv.Quote(redact.Cut(path, 300))
 	}
-	return *new(T), fmt.Errorf("%s: %w", field, err)
+	return parsed, fmt.Errorf("%s: %w", field, err)
 }
 
 // maxSize bounds a file, in bytes. A chain of certificates has a few KiB.

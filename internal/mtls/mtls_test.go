@@ -54,22 +54,26 @@ func TestACertificateIsValidFromItsNotBeforeToItsNotAfter(t *testing.T) {
 func TestTheLeafHasToComeFirst(t *testing.T) {
 	root := kit.Certificate(t, "root CA", kit.EC(), nil)
 	leaf := kit.Certificate(t, "acme\n"+strings.Repeat("e", 1000), kit.NewEC(t), kit.Certificate(t, "CA", kit.Ed25519(), root))
-	for want, order := range map[string][]int{
-		`^$`: {0, 1, 2},
-		`^Certificate: the leaf has to come first, but the private key belongs to number 3 of the chain \(CN=acme e+…\)$`: {2, 1, 0},
-		`^Certificate: the leaf has to come first, but the private key belongs to number 2 of the chain `:                 {1, 0, 2},
-		`^Certificate: the private key does not match it$`:                                                                {2, 1},
+	for _, tt := range []struct {
+		order []int
+		want  string
+	}{
+		{[]int{0, 1, 2}, `^$`},
+		{[]int{0, 0}, `^$`},
+		{[]int{2, 1, 0}, `^Certificate: the leaf has to come first, but the private key belongs to number 3 of the chain \(CN=acme e+…\)$`},
+		{[]int{1, 0, 2}, `^Certificate: the leaf has to come first, but the private key belongs to number 2 of the chain `},
+		{[]int{2, 1}, `^Certificate: the private key does not match it$`},
 	} {
 		ordered := tls.Certificate{PrivateKey: leaf.PrivateKey}
-		for _, i := range order {
+		for _, i := range tt.order {
 			ordered.Certificate = append(ordered.Certificate, leaf.Certificate[i])
 		}
 		got := ""
 		if _, err := mtls.New(&ordered); err != nil {
 			got = err.Error()
 		}
-		if !regexp.MustCompile(want).MatchString(got) || len(got) > 250 {
-			t.Errorf("in the order %v: got %q; want %s", order, got, want)
+		if !regexp.MustCompile(tt.want).MatchString(got) || len(got) > 250 {
+			t.Errorf("in the order %v: got %q; want %s", tt.order, got, tt.want)
 		}
 	}
 }

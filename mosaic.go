@@ -213,18 +213,21 @@ type Credentials struct {
 	Certificate      *tls.Certificate
 }
 
-// Files are the paths of files with [Credentials]. Empty fields are not used.
+// Files are the paths of files that hold [Credentials]. A field that is empty is not used.
 type Files struct {
-	ClientSecret   string // a final line end of the file is cut off
+	ClientSecret   string // white space at both ends of the file is cut off
 	PrivateKey     string // in PEM, see [ParsePrivateKey]
-	Certificate    string // in PEM, with its chain
-	CertificateKey string // of Certificate, in PEM
-	KeyID          string // not a file: the kid of PrivateKey
+	Certificate    string // in PEM; its chain follows it in the same file
+	CertificateKey string // the private key of Certificate, in PEM
+	KeyID          string // not a path, but the kid of PrivateKey
 }
 
-// Credentials reads the files, for Config.GetCredentials: regular files of at most 64 KiB each. The
-// context is not used. An error names the field and shows the path, except one that may be a secret
-// set by mistake, such as a relative path.
+// Credentials reads the files. It is meant for Config.GetCredentials, and does not use the context.
+// Each file must be a regular file of at most 64 KiB. If a file holds something else, for example
+// DER or PKCS #12, the error says what it is and which command makes the right file.
+//
+// An error names the field, and shows the path if the path is absolute. A relative path may be a
+// secret that was set by mistake, so it is not shown.
 func (f Files) Credentials(context.Context) (c Credentials, err error) {
 	c.KeyID = f.KeyID
 	if (f.Certificate == "") != (f.CertificateKey == "") {
@@ -246,9 +249,12 @@ func (f Files) Credentials(context.Context) (c Credentials, err error) {
 }
 
 // ParsePrivateKey returns the private key in PEM data: PKCS #8, PKCS #1 or SEC 1, as openssl,
-// ssh-keygen -m PEM, cert-manager and Java tools write them. Other blocks, such as certificates,
-// and text are skipped. The error for an encrypted, public or RSA-PSS key, or for two keys, names a
-// command to run. It shows nothing of a key.
+// ssh-keygen -m PEM, cert-manager and Java tools write them. Other PEM blocks, such as certificates,
+// and the text around the blocks are skipped.
+//
+// It is an error if there are two keys, or if the key is encrypted or restricted to RSA-PSS. For
+// this, and for data in another format, the error names the command that makes the right file. No
+// error shows any part of a key.
 func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	key, err := files.ParseKey(data)
 	if err != nil {

@@ -249,9 +249,11 @@ func TestValidateNamesEachField(t *testing.T) {
 			[]string{"KeyID is set without PrivateKey", "SigningAlgorithm is set without PrivateKey", "AssertionAudience is set without PrivateKey"}},
 		{"another algorithm", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.SigningAlgorithm = "", kit.EC(), "RS256" }, []string{"SigningAlgorithm", "ES256"}},
 		{"an empty Certificate", func(c *mosaic.Config) { c.Certificate = new(tls.Certificate) }, []string{"Certificate is empty"}},
-		{"a mismatched Certificate", func(c *mosaic.Config) { c.Certificate = &mismatched }, []string{"Certificate has a private key that does not match"}},
-		{"noise as a Certificate", func(c *mosaic.Config) { c.Certificate = &tls.Certificate{Certificate: [][]byte{{1}}} }, []string{"Certificate cannot be parsed (number 1"}},
-		{"noise in the chain", func(c *mosaic.Config) { c.Certificate = &chained }, []string{"Certificate cannot be parsed (number 2"}},
+		{"a mismatched Certificate", func(c *mosaic.Config) { c.Certificate = &mismatched }, []string{"Certificate: the private key does not match it"}},
+		{"noise as a Certificate", func(c *mosaic.Config) {
+			c.Certificate = &tls.Certificate{Certificate: [][]byte{{1}}, PrivateKey: kit.EC()}
+		}, []string{"Certificate: number 1 of the chain cannot be parsed"}},
+		{"noise in the chain", func(c *mosaic.Config) { c.Certificate = &chained }, []string{"Certificate: number 2 of the chain cannot be parsed"}},
 		{"a Certificate with a public key", func(c *mosaic.Config) { c.Certificate = &public }, []string{"Certificate has no usable private key (ed25519.PublicKey)"}},
 		{"an expired Certificate", func(c *mosaic.Config) { c.Certificate = expired }, []string{"Certificate has expired"}},
 		{"no Endpoint", func(c *mosaic.Config) { c.Endpoint = "" }, []string{"Endpoint is empty"}},
@@ -465,7 +467,7 @@ func TestFromEnv(t *testing.T) {
 		{"no key file", env{"PRIVATE_KEY_FILE": absent}, "", []string{"MOSAIC_PRIVATE_KEY_FILE \"", "no such file"}},
 		{"a key itself", env{"PRIVATE_KEY_FILE": pem}, "", []string{"MOSAIC_PRIVATE_KEY_FILE: "}},
 		{"a secret itself", env{"CLIENT_SECRET_FILE": secret}, "", []string{"MOSAIC_CLIENT_SECRET_FILE: "}},
-		{"a secret as a key", env{"PRIVATE_KEY_FILE": secretFile}, "", []string{"MOSAIC_PRIVATE_KEY_FILE \"", "no private key in PEM"}},
+		{"a secret as a key", env{"PRIVATE_KEY_FILE": secretFile}, "", []string{"MOSAIC_PRIVATE_KEY_FILE \"", "not PEM"}},
 		{"no certificate file", env{"CERTIFICATE_FILE": absent, "CERTIFICATE_KEY_FILE": certKey}, "", []string{"MOSAIC_CERTIFICATE_FILE \"", "no such file"}},
 		{"no key of the certificate", env{"CERTIFICATE_FILE": certFile}, "", []string{"MOSAIC_CERTIFICATE_FILE", "MOSAIC_CERTIFICATE_KEY_FILE"}},
 		{"another key of the certificate", env{"CERTIFICATE_FILE": certFile, "CERTIFICATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CERTIFICATE_FILE \"", "private key "}},

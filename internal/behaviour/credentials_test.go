@@ -40,6 +40,9 @@ var failures = []struct {
 	{"a vault's refusal", func() error {
 		return errors.Join(&oauth2.RetrieveError{ErrorCode: "invalid_client", Response: new(http.Response)}, code(7))
 	}, "code 7", false},
+	{"a KMS's refusal", func() error { // as the AWS SDK words it
+		return errors.New("operation error KMS: Sign, https response error StatusCode: 400, RequestID: 0f3a5b1c-77aa-4f0e-9a4a-2f9d1f0e7b10, AccessDeniedException: User: arn:aws:sts::123456789012:assumed-role/payments-prod/i-0abc123def4567890 is not authorized to perform: kms:Sign on resource: arn:aws:kms:eu-west-1:123456789012:key/1")
+	}, "AccessDeniedException: User: arn:aws:sts::123456789012:assumed-role/payments-prod", false},
 	{"a deadline", func() error { return errors.Join(context.DeadlineExceeded, code(7)) }, "deadline exceeded code 7", false},
 	{"a cancellation", func() error { return errors.Join(context.Canceled, code(7)) }, "canceled code 7", false},
 	{"an error whose method panics", func() error { return (*brokenError)(nil) }, "method panicked", false},
@@ -246,6 +249,7 @@ func misfortunes(t testing.TB) (all []misfortune) {
 	returned("a wrong SigningAlgorithm", "SigningAlgorithm", mosaic.Credentials{PrivateKey: kit.EC(), SigningAlgorithm: "RS256"})
 	returned("a KeyID without a key", "KeyID", mosaic.Credentials{ClientSecret: newSecret, KeyID: "k"})
 	returned("an expired certificate", "expired", mosaic.Credentials{Certificate: certificate(kit.EC(), func(c *x509.Certificate) { c.NotAfter = time.Unix(1, 0) })})
+	returned("a certificate that is not valid yet", "not valid yet", mosaic.Credentials{Certificate: certificate(kit.EC(), func(c *x509.Certificate) { c.NotBefore = c.NotAfter.Add(-time.Hour) })})
 	returned("a certificate with another's key", "match", mosaic.Credentials{Certificate: certificate(kit.Ed25519())})
 	returned("a key whose Public panics", "broken", mosaic.Credentials{PrivateKey: &publicOnce{Signer: kit.EC(), later: func() { panic("open sesame") }}})
 	returned("a key whose Public hangs", "in time", mosaic.Credentials{Certificate: certificate(&publicOnce{Signer: kit.EC(), later: func() { time.Sleep(hang) }})})

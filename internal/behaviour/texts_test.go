@@ -216,6 +216,15 @@ var sections = []section{
 			c := certificate(t, kit.Lifetime(-time.Hour))
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
 		}, `Certificate has expired: its NotAfter is 1999-12-31T23:00:00Z`, `Renew it. With GetCredentials, a renewed certificate is used without a restart.`},
+		{"a certificate that is not valid yet", func(t *testing.T) error {
+			c := certificate(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })
+			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
+		}, `Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z`, `Set the clock, or wait. Until five minutes before NotBefore, the certificate is not used.`},
+		{"a chain in the wrong order", func(t *testing.T) error {
+			c := certificate(t)
+			c.Certificate = append(kit.Certificate(t, "CA", kit.Ed25519(), nil).Certificate, c.Certificate...)
+			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
+		}, `Certificate: the leaf has to come first, but the private key belongs to number 2 of the chain (CN=acme)`, `Move that certificate to the beginning of the chain or of its file.`},
 		{"a certificate without a key", func(t *testing.T) error {
 			c := certificate(t)
 			c.PrivateKey = nil
@@ -225,7 +234,7 @@ var sections = []section{
 			c := certificate(t)
 			c.PrivateKey = kit.Ed25519()
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
-		}, `Certificate has a private key that does not match it`, ``},
+		}, `Certificate: the private key does not match it`, ``},
 		{"no endpoint", invalid(func(c *mosaic.Config) { c.Endpoint = "" }), `Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU`, ``},
 		{"a name", invalid(func(c *mosaic.Config) { c.Endpoint = "eu" }), `Endpoint "eu" is a name, not a base URL: use mosaic.EU, or ParseEndpoint for text`, ``},
 		{"a path", invalid(func(c *mosaic.Config) { c.Endpoint = "https://login.acme.com/oidc/token" }), `Endpoint "https://login.acme.com/oidc/token" has a path (give the base URL, without /oidc/token): use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
@@ -360,13 +369,29 @@ var sections = []section{
 			return err
 		}, `cannot present Certificate without an HTTP client whose Transport has neither DialTLS nor DialTLSContext: drop Certificate, and let the HTTP client present it`, `Or wrap the Transport of the client that Config.Client returns.`},
 	}},
-	{"ParsePrivateKey and key files", "The field's name and the file's path stand in front.", "mosaic: ", []text{
+	{"Keys, certificates and files", "With `Files`, the field's name and the file's path stand in front.", "mosaic: ", []text{
 		{"an encrypted key", parse("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----"), `the key is encrypted: decrypt it with openssl pkey -in FILE -out NEWFILE`, ``},
 		{"OpenSSH's format", parse("-----BEGIN OPENSSH PRIVATE KEY-----\nMAA=\n-----END OPENSSH PRIVATE KEY-----"), `the key is in OpenSSH's own format: ssh-keygen -p -N '' -m PKCS8 -f COPY converts a copy of an RSA or ECDSA key, openssl genpkey -algorithm ed25519 makes another Ed25519 key`, ``},
-		{"a public key", parse("-----BEGIN PUBLIC KEY-----\nMAA=\n-----END PUBLIC KEY-----"), `this is a public key: want the private key file that openssl genpkey wrote`, ``},
-		{"one line", parse("-----BEGIN PRIVATE KEY----- MAA= -----END PRIVATE KEY-----"), `the PEM of the key is broken (are its line ends missing?): openssl pkey -in FILE -noout -text_pub tells whether it is whole`, ``},
-		{"no PEM", parse("0\x82"), `there is no private key in PEM: convert DER with openssl pkey -inform DER -in FILE, PKCS #12 with openssl pkcs12 -in FILE -nocerts -nodes`, ``},
-		{"a broken key", parse("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----"), `the key cannot be parsed: openssl pkey -in FILE -noout -text_pub tells its kind (want RSA, P-256 or Ed25519), or that it is broken`, ``},
+		{"a key for RSA-PSS", parse("-----BEGIN RSA-PSS PRIVATE KEY-----\nMAA=\n-----END RSA-PSS PRIVATE KEY-----"), `the key is restricted to RSA-PSS, which crypto/x509 does not read: make an unrestricted key with openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out NEWFILE`, ``},
+		{"a broken key", parse("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----"), `the key cannot be parsed: openssl pkey -in FILE -noout -text_pub shows its kind (which must be RSA, P-256 or Ed25519), or that it is broken`, ``},
+		{"one line", parse("-----BEGIN PRIVATE KEY----- MAA= -----END PRIVATE KEY-----"), `this is broken PEM (are its line ends missing?): openssl pkey -in FILE -noout -text_pub shows whether it is whole`, ``},
+		{"a certificate", parse("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----"), `this is PEM of type "CERTIFICATE": the private key is in another file, which openssl genpkey or openssl req -keyout wrote`, `A public key, a certificate request and PKCS #7 hold no private key either.`},
+		{"UTF-16", parse("\xff\xfe-\x00"), `this is text in UTF-16, as PowerShell writes it: convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE`, ``},
+		{"base64", parse("LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t"), `this is the base64 of PEM, as in a Kubernetes Secret: decode it with base64 -d FILE >NEWFILE`, ``},
+		{"a JWK", parse(`{"kty":"OKP"}`), `this is a JWK: make another key with openssl genpkey -algorithm ed25519 -out NEWFILE`, `Then submit the JWK Set that JWKS returns.`},
+		{"PKCS #12", parse("0\x05\x02\x01\x030\x00"), `this is PKCS #12: convert it with openssl pkcs12 -in FILE -nocerts -nodes -out NEWFILE`, `Since Java 9, keytool writes this format.`},
+		{"DER", parse("0\x03\x02\x01\x00"), `this is DER: convert it with openssl pkey -inform DER -in FILE -out NEWFILE`, ``},
+		{"no PEM", parse("-"), `this is not PEM: the private key is in another file, which openssl genpkey or openssl req -keyout wrote`, ``},
+		{"a key in place of the certificate", certFile("-----BEGIN EC PRIVATE KEY-----\nMAA=\n-----END EC PRIVATE KEY-----"), `this is PEM of type "EC PRIVATE KEY": the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate`, ``},
+		{"a certificate request", certFile("-----BEGIN NEW CERTIFICATE REQUEST-----\nMAA=\n-----END NEW CERTIFICATE REQUEST-----"), `this is PEM of type "CERTIFICATE REQUEST": a CA makes the certificate from it; openssl x509 -req -in FILE -signkey KEYFILE -days 365 -out NEWFILE makes a self-signed certificate`, ``},
+		{"a trusted certificate", certFile("-----BEGIN TRUSTED CERTIFICATE-----\nMAA=\n-----END TRUSTED CERTIFICATE-----"), `this is PEM of type "TRUSTED CERTIFICATE": convert it with openssl x509 -in FILE -out NEWFILE`, ``},
+		{"PKCS #7", certFile("-----BEGIN PKCS7-----\nMAA=\n-----END PKCS7-----"), `this is PEM of type "PKCS7": convert it with openssl pkcs7 -print_certs -in FILE -out NEWFILE`, ``},
+		{"PKCS #7 in DER", certFile("0\x03\x06\x01\x2a"), `this is PKCS #7 in DER: convert it with openssl pkcs7 -inform DER -print_certs -in FILE -out NEWFILE`, ``},
+		{"PKCS #12 with the certificate", certFile("0\x05\x02\x01\x030\x00"), `this is PKCS #12: convert it with openssl pkcs12 -in FILE -nokeys -out NEWFILE`, ``},
+		{"a certificate in DER", func(t *testing.T) error { return certFile(string(certificate(t).Certificate[0]))(t) }, `this is a certificate in DER: convert it with openssl x509 -inform DER -in FILE -out NEWFILE`, ``},
+		{"a broken certificate", certFile("-----BEGIN CERTIFICATE----- MAA= -----END CERTIFICATE-----"), `this is broken PEM (are its line ends missing?): openssl x509 -in FILE -noout -text shows whether it is whole`, ``},
+		{"the secret in JSON", secretFile(`{"client_secret":"s"}`), `this is a JSON object: extract the member with the secret, for example with jq -r .client_secret FILE >NEWFILE`, ``},
+		{"no secret", secretFile("\n"), `the file is empty, or holds only white space`, ``},
 	}},
 	{"Waiting, and calls through Client", "net/http puts the method and the URL in front.", "mosaic: ", []text{
 		{"a deadline in the wait for a token", func(t *testing.T) error {
@@ -400,6 +425,24 @@ const failed = "mosaic: token request to https://api.eu.transmitsecurity.io/oidc
 // parse meets the error of ParsePrivateKey.
 func parse(pem string) func(*testing.T) error {
 	return func(*testing.T) error { _, err := mosaic.ParsePrivateKey([]byte(pem)); return err }
+}
+
+// secretFile meets the error of Files for a secret, without its field and path.
+func secretFile(data string) func(*testing.T) error {
+	return func(t *testing.T) error { return withoutPath(mosaic.Files{ClientSecret: kit.File(t, data)}) }
+}
+
+// certFile meets the error of Files for a certificate, without its field and path.
+func certFile(data string) func(*testing.T) error {
+	return func(t *testing.T) error {
+		return withoutPath(mosaic.Files{Certificate: kit.File(t, data), CertificateKey: kit.File(t, kit.KeyPEM(t, kit.EC()))})
+	}
+}
+
+func withoutPath(f mosaic.Files) error {
+	_, err := f.Credentials(context.Background())
+	_, text, _ := strings.Cut(fmt.Sprint(err), `": `)
+	return errors.New("mosaic: " + text)
 }
 
 // otherKey signs with another key than its Public's.

@@ -10,13 +10,17 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/internal/files"
@@ -82,7 +86,6 @@ func TestKeysOfCommonToolsAreRead(t *testing.T) {
 }
 
 func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
-	const convert = "openssl pkey -inform DER -in FILE, PKCS #12 with openssl pkcs12 -in FILE -nocerts -nodes"
 	const inspect = "openssl pkey -in FILE -noout -text_pub"
 	x25519 := must(ecdh.X25519().GenerateKey(rand.Reader))
 	legacy := pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: rsaPKCS1}
@@ -93,8 +96,8 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 		{"in OpenSSH's format", block("OPENSSH PRIVATE KEY", []byte("openssh-key-v1\x00none")), "OpenSSH's own format", "ssh-keygen -p -N '' -m PKCS8 -f COPY"},
 		{"restricted to RSA-PSS", block("PRIVATE KEY", pss), "restricted to RSA-PSS", "openssl genpkey -algorithm RSA"},
 		{"the same by openssl rsa -traditional", block("RSA-PSS PRIVATE KEY", rsaPKCS1), "restricted to RSA-PSS", "openssl genpkey -algorithm RSA"},
-		{"a public key", public, "a public key", "openssl genpkey"},
-		{"a public RSA key by openssl 1", block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(kit.RSA().Public().(*rsa.PublicKey))), "a public key", "openssl genpkey"},
+		{"a public key", public, `this is PEM of type "PUBLIC KEY"`, "openssl genpkey"},
+		{"a public RSA key by openssl 1", block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(kit.RSA().Public().(*rsa.PublicKey))), `this is PEM of type "RSA PUBLIC KEY"`, "openssl genpkey"},
 		{"two keys", edPKCS8 + ecSEC1, "two private keys", "openssl pkey -in FILE"},
 		{"X25519", block("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(x25519))), "cannot sign", "openssl genpkey -algorithm ed25519"},
 		{"DSA", block("DSA PRIVATE KEY", rsaPKCS1), "cannot be parsed", inspect},
@@ -102,11 +105,7 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 		{"broken", block("RSA PRIVATE KEY", rsaPKCS1[:len(rsaPKCS1)-1]), "cannot be parsed", inspect},
 		{"broken base64", strings.Replace(rsaPKCS8, "MII", "M!I", 1), "are its line ends missing", inspect},
 		{"on one line", strings.ReplaceAll(rsaPKCS8, "\n", " "), "are its line ends missing", inspect},
-		{"cut off", rsaPKCS8[:len(rsaPKCS8)/2], "PEM of the key is broken", inspect},
-		{"DER", string(rsaPKCS1), "no private key in PEM", convert},
-		{"PKCS #12", "0\x82\x0a\x10\x02\x01\x030\x82\x09\xc6\x06\x09", "no private key in PEM", convert},
-		{"a certificate", string(kit.CertificatePEM(kit.Certificate(t, "acme", kit.RSA(), nil))), "no private key in PEM", convert},
-		{"nothing", "", "no private key in PEM", convert},
+		{"cut off", rsaPKCS8[:len(rsaPKCS8)/2], "broken PEM", inspect},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			key, err := files.ParseKey([]byte(tt.text))
@@ -129,15 +128,86 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 	}
 }
 
-func TestASecretIsTheFileWithoutOneLineEnd(t *testing.T) {
+// What people have in place of the PEM file. Real files of openssl and keytool begin like these.
+func TestTheErrorForAnotherFormatNamesItAndTheCommandThatMakesTheRightFile(t *testing.T) {
+	const (
+		otherKey   = "the private key is in another file, which openssl genpkey or openssl req -keyout wrote"
+		otherCert  = "the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"
+		selfSigned = "a CA makes the certificate from it; openssl x509 -req -in FILE -signkey KEYFILE -days 365 -out NEWFILE makes a self-signed certificate"
+		iconv      = "convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE"
+		base64PEM  = "decode it with base64 -d FILE >NEWFILE"
+	)
+	cert := kit.Certificate(t, "acme", kit.RSA(), nil)
+	certPEM, der := string(kit.CertificatePEM(cert)), string(cert.Leaf.Raw)
+	request := string(must(x509.CreateCertificateRequest(rand.Reader, new(x509.CertificateRequest), kit.RSA())))
+	pkcs7 := string(must(asn1.Marshal(struct {
+		Type    asn1.ObjectIdentifier
+		Content struct{ Version int } `asn1:"explicit,tag:0"`
+	}{Type: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}})))
+	pkcs12 := string(must(asn1.Marshal(struct {
+		Version  int
+		AuthSafe []asn1.ObjectIdentifier
+	}{3, []asn1.ObjectIdentifier{{1, 2, 840, 113549, 1, 7, 1}}})))
+	utf16Of := func(text, mark string, order binary.AppendByteOrder) string {
+		data := []byte(mark)
+		for _, unit := range utf16.Encode([]rune(text)) {
+			data = order.AppendUint16(data, unit)
+		}
+		return string(data)
+	}
+	for _, tt := range []struct{ name, text, is, key, cert string }{
+		{"a key that PowerShell wrote", utf16Of(edPKCS8, "\xff\xfe", binary.LittleEndian), "text in UTF-16, as PowerShell writes it", iconv, iconv},
+		{"a certificate in big-endian UTF-16", utf16Of(certPEM, "\xfe\xff", binary.BigEndian), "text in UTF-16, as PowerShell writes it", iconv, iconv},
+		{"a key from the YAML of a Secret", base64.StdEncoding.EncodeToString([]byte(edPKCS8)), "the base64 of PEM, as in a Kubernetes Secret", base64PEM, base64PEM},
+		{"the same with white space", "\n  " + base64.StdEncoding.EncodeToString([]byte(certPEM))[:64] + "\n", "the base64 of PEM, as in a Kubernetes Secret", base64PEM, base64PEM},
+		{"a JWK", ` {"kty":"OKP","crv":"Ed25519","d":"bWluZQ"}`, "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE", otherCert},
+		{"a JWK Set", `{"keys":[]}`, "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE", otherCert},
+		{"PKCS #12", pkcs12, "PKCS #12", "convert it with openssl pkcs12 -in FILE -nocerts -nodes -out NEWFILE", "convert it with openssl pkcs12 -in FILE -nokeys -out NEWFILE"},
+		{"PKCS #7", block("PKCS7", []byte(pkcs7)), `PEM of type "PKCS7"`, otherKey, "convert it with openssl pkcs7 -print_certs -in FILE -out NEWFILE"},
+		{"PKCS #7 in DER", pkcs7, "PKCS #7 in DER", otherKey, "convert it with openssl pkcs7 -inform DER -print_certs -in FILE -out NEWFILE"},
+		{"an RSA key in DER", string(rsaPKCS1), "DER", "convert it with openssl pkey -inform DER -in FILE -out NEWFILE", otherCert},
+		{"a key in DER, PKCS #8", string(must(x509.MarshalPKCS8PrivateKey(kit.EC()))), "DER", "convert it with openssl pkey -inform DER -in FILE -out NEWFILE", otherCert},
+		{"a certificate in DER", der, "a certificate in DER", otherKey, "convert it with openssl x509 -inform DER -in FILE -out NEWFILE"},
+		{"a certificate request", block("CERTIFICATE REQUEST", []byte(request)), `PEM of type "CERTIFICATE REQUEST"`, otherKey, selfSigned},
+		{"a certificate request of keytool", block("NEW CERTIFICATE REQUEST", []byte(request)), `PEM of type "CERTIFICATE REQUEST"`, otherKey, selfSigned},
+		{"openssl x509 -trustout", block("TRUSTED CERTIFICATE", []byte(der+"0\x00")), `PEM of type "TRUSTED CERTIFICATE"`, otherKey, "convert it with openssl x509 -in FILE -out NEWFILE"},
+		{"a certificate", certPEM, `PEM of type "CERTIFICATE"`, otherKey, ""},
+		{"a key", rsaPKCS8, `PEM of type "PRIVATE KEY"`, "", otherCert},
+		{"a public key", public, `PEM of type "PUBLIC KEY"`, otherKey, otherCert},
+		{"a key and its parameters", block("EC PARAMETERS", nil) + ecSEC1, `PEM of type "EC PRIVATE KEY"`, "", otherCert},
+		{"a certificate on one line", strings.ReplaceAll(certPEM, "\n", " "), "broken PEM (are its line ends missing?)", "", "openssl x509 -in FILE -noout -text shows whether it is whole"},
+		{"text", "to do", "not PEM", otherKey, otherCert},
+		{"JSON", `{"tls.crt":""}`, "not PEM", otherKey, otherCert},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path, key := kit.File(t, tt.text), kit.File(t, rsaPKCS8)
+			_, keyErr := files.Key(path)
+			_, certErr := files.Pair(path, key)
+			for _, got := range []struct {
+				field, advice string
+				err           error
+			}{{"PrivateKey", tt.key, keyErr}, {"Certificate", tt.cert, certErr}} {
+				want := got.field + " " + strconv.Quote(path) + ": this is " + tt.is + ": " + got.advice
+				if got.advice != "" && (got.err == nil || got.err.Error() != want) {
+					t.Errorf("got  %v\nwant %s", got.err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestASecretIsWhatStandsBetweenWhiteSpace(t *testing.T) {
 	most := strings.Repeat("s", 64<<10)
 	for _, tt := range []struct{ name, text, want string }{
 		{"no line end", "secret", "secret"},
 		{"a line end", "secret\n", "secret"},
 		{"CRLF", "secret\r\n", "secret"},
-		{"two line ends", "secret\n\n", "secret\n"},
-		{"CR", "secret\r", "secret\r"},
-		{"blanks and line ends within", " a\nb \n", " a\nb "},
+		{"two line ends", "secret\n\n", "secret"},
+		{"CR", "secret\r", "secret"},
+		{"blanks", " \tsecret ", "secret"},
+		{"blanks and line ends within", "\na b\nc\n", "a b\nc"},
+		{"JSON that is no object", "null", "null"},
+		{"a brace", "{secret}", "{secret}"},
 		{"a byte order mark", "\ufeffsecret\r\n", "secret"},
 		{"64 KiB", most, most},
 	} {
@@ -158,8 +228,9 @@ func TestAFileThatHoldsNoSecretIsNamed(t *testing.T) {
 	dir := t.TempDir()
 	for _, tt := range []struct{ name, path, want string }{
 		{"nothing", kit.File(t, ""), "is empty"},
-		{"a line end", kit.File(t, "\n"), "is empty"},
-		{"CRLF", kit.File(t, "\r\n"), "is empty"},
+		{"white space", kit.File(t, " \t\r\n\n"), "only white space"},
+		{"a byte order mark and a line end", kit.File(t, "\ufeff\r\n"), "only white space"},
+		{"UTF-16", kit.File(t, "\xff\xfes\x00"), "iconv -f UTF-16"},
 		{"64 KiB and a byte", kit.File(t, strings.Repeat("s", 64<<10+1)), "more than 64 KiB"},
 		{"a directory", dir, "not a regular file"},
 		{"a device", os.DevNull, "not a regular file"},
@@ -177,20 +248,26 @@ func TestAFileThatHoldsNoSecretIsNamed(t *testing.T) {
 			"key":         func(path string) error { _, err := files.Key(path); return err },
 			"certificate": func(path string) error { _, err := files.Pair(path, path); return err },
 		} {
-			want := tt.want
-			if tt.want == "is empty" && name != "secret" {
-				want = "no private key"
-			}
-			if err := read(tt.path); err == nil || !strings.Contains(err.Error(), tt.path) || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s as a %s: got error %v; want %q with the path", tt.name, name, err, want)
+			if err := read(tt.path); err == nil || !strings.Contains(err.Error(), tt.path) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s as a %s: got error %v; want %q with the path", tt.name, name, err, tt.want)
 			}
 		}
 	}
 }
 
-// Whoever sets a path to the secret or key itself finds it in no log.
-func TestAPathThatMayBeASecretIsNotShown(t *testing.T) {
-	for _, path := range []string{edPKCS8, "a/secret/in/base64", "/9dGZ2hJ+Kl3vQ0mZ8xR7w==", "/9dG/Z2hJ+Kl3vQ0mZ8xR7w=", "secret\n", strings.Repeat("s", 5000)} {
+func TestASecretIsNotAJSONObject(t *testing.T) {
+	const want = ": this is a JSON object: extract the member with the secret, for example with jq -r .client_secret FILE >NEWFILE"
+	for _, text := range []string{`{"client_secret":"open sesame"}`, " {\n\"a\": {\"b\": []}}\n", "{}"} {
+		path := kit.File(t, text)
+		if _, err := files.Secret(path); err == nil || err.Error() != "ClientSecret "+strconv.Quote(path)+want {
+			t.Errorf("%s: got error %v; want %q", text, err, want)
+		}
+	}
+}
+
+// Whoever sets a path to the secret or key itself must not find it in a log.
+func TestOnlyAnAbsolutePathIsShown(t *testing.T) {
+	for _, path := range []string{edPKCS8, "a/secret/in/base64", "./secret", "secret\n", strings.Repeat("s", 5000)} {
 		for _, read := range []func(string) error{
 			func(path string) error { _, err := files.Secret(path); return err },
 			func(path string) error { _, err := files.Key(path); return err },
@@ -223,7 +300,9 @@ func TestACertificateIsReadWithItsKey(t *testing.T) {
 		}
 	}
 	for _, tt := range []struct{ name, cert, key, want string }{
-		{"another key", chain, another, "private key "},
+		{"another key", chain, another, ": the private key does not match it"},
+		{"the leaf last", kit.File(t, slices.Concat(kit.CertificatePEM(ca), kit.CertificatePEM(cert))), key, ": the leaf has to come first, but the private key belongs to number 2 of the chain (CN=acme)"},
+		{"a broken certificate", kit.File(t, block("CERTIFICATE", []byte("0"))), key, ": number 1 of the chain cannot be parsed"},
 		{"an absent key file", chain, chain + ".key", "no such file"},
 		{"an encrypted key", chain, kit.File(t, block("ENCRYPTED PRIVATE KEY", rsaPKCS1)), "openssl pkey -in FILE -out NEWFILE"},
 		{"no certificate in it", key, key, "certificate"},

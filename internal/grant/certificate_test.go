@@ -53,7 +53,7 @@ func TestATokenEndsWithItsCertificate(t *testing.T) {
 		{"less than the token", "token", 20 * time.Minute, 0, 20 * time.Minute, "", false},
 		{"a second", "token", time.Hour, time.Hour - time.Second, time.Second, "", false},
 		{"less than a second", "token", time.Hour, time.Hour - time.Second + 1, 0, "it would end with Certificate, at 2000-01-01T01:00:00Z", true},
-		{"over", "token", time.Hour, 2 * time.Hour, 0, "it would end with Certificate, at 2000-01-01T01:00:00Z", true},
+		{"over", "token", time.Hour, 2 * time.Hour, 0, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z", true},
 		{"over, and no reply", "", time.Hour, 2 * time.Hour, 0, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z", false},
 		{"no reply", "", time.Hour, 0, 0, "the server may have refused the client certificate", false},
 	} {
@@ -70,6 +70,21 @@ func TestATokenEndsWithItsCertificate(t *testing.T) {
 				t.Error(failure)
 			case tt.want != 0 && (time.Until(tok.Expiry) != tt.want || tok.Lifetime != tt.want || tok.Via == nil):
 				t.Errorf("got a token for %s, life %s; want %s, over connections of its own", time.Until(tok.Expiry), tok.Lifetime, tt.want)
+			}
+		})
+	}
+}
+
+func TestACertificateIsNotValidYetAfterTheClockIsSetBack(t *testing.T) {
+	for _, reply := range []string{kit.TokenReply("opaque", `"expires_in":3600`), ""} {
+		kit.Run(t, "", func(t *testing.T) {
+			cert := certificate(t, 24*time.Hour)
+			cert.Leaf.NotBefore = time.Now().Add(time.Hour) // a bubble's clock cannot be set back
+			c := newPlainClient(t, reply, &identity.Credentials{Certificate: cert})
+			defer c.Identity.CloseIdleConnections()
+			const want = ": Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z"
+			if _, failure := request(t, t.Context(), c); failure == nil || !strings.HasSuffix(failure.Error(), want) {
+				t.Errorf("got %v; want %q", failure, want)
 			}
 		})
 	}

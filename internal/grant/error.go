@@ -150,8 +150,8 @@ func (a *attempt) explainProxy(e *Error, raw, text string) {
 	if status := statusOf(raw); status != 0 {
 		e.what += ": " + statusText(status)
 		e.refused = status/100 == 4
-		e.transient = !e.refused // further attempts after a 407 can lock an account
-		if status == http.StatusProxyAuthRequired {
+		e.transient = !e.refused                                                         // further attempts after a 407 can lock an account
+		if status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized { // tinyproxy says 401 to wrong credentials
 			e.hint = hintProxyAuth
 		}
 	} else if raw != "" {
@@ -205,10 +205,10 @@ func (a *attempt) presents() bool { return a.id.Via != nil || a.url == a.client.
 // certificateProblem says why Certificate is not valid now, or returns "". It may have expired while
 // a connection that presented it stayed open.
 func (a *attempt) certificateProblem() string {
-	if a.id.Certificate == nil || a.id.Certificate.Expired() == nil {
+	if a.id.Certificate == nil || a.id.Certificate.Valid() == nil {
 		return ""
 	}
-	return a.id.Certificate.Expired().Error()
+	return a.id.Certificate.Valid().Error()
 }
 
 // A transportError is an error of the HTTP client's transport. errors.Is finds what it wraps, except

@@ -220,6 +220,9 @@ func (a *attempt) bind(tok *refresh.Token) error {
 	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != a.id.Certificate.Thumbprint {
 		return errors.New("it is bound to a different certificate: is a proxy terminating TLS?")
 	}
+	if err := a.id.Certificate.Valid(); err != nil {
+		return err
+	}
 	if end := a.id.Certificate.Leaf.NotAfter; end.Before(tok.Expiry) {
 		left := end.Sub(a.received)
 		tok.Expiry, tok.Lifetime = end, min(tok.Lifetime, left)

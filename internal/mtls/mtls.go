@@ -31,26 +31,20 @@ type Certificate struct {
 	signer crypto.Signer
 }
 
-// New returns a copy of cert, or an error if it cannot be presented. The key's Public method is
-// called here and not again.
+// tolerance is how far ahead a certificate's NotBefore may be, because clocks differ by minutes. CAs
+// backdate certificates by as much.
+const tolerance = 5 * time.Minute
+
+// New returns a copy of cert, or an error if cert cannot be presented. It calls the key's Public
+// method, which is not called again.
 func New(cert *tls.Certificate) (*Certificate, error) {
 	if len(cert.Certificate) == 0 {
 		return nil, errors.New("Certificate is empty")
 	}
 	c := &Certificate{Certificate: *cert}
 	c.Certificate.Certificate = nil
-	for i, der := range cert.Certificate {
-		parsed, err := x509.ParseCertificate(bytes.Clone(der))
-		if err != nil {
-			return nil, fmt.Errorf("Certificate cannot be parsed (number %d of its chain)", i+1)
-		}
-		if i == 0 {
-			c.Leaf = parsed
-		}
-		c.Certificate.Certificate = append(c.Certificate.Certificate, parsed.Raw)
-	}
-	if err := c.Expired(); err != nil {
-		return nil, err
+	for _, der := range cert.Certificate {
+		c.Certificate.Certificate = append(c.Certificate.Certificate, bytes.Clone(der))
 	}
 	var ok bool
 	if c.signer, ok = cert.PrivateKey.(crypto.Signer); !ok {
@@ -60,18 +54,43 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	if err != nil {
 		return nil, errors.New("Certificate: its " + strings.Replace(err.Error(), "PrivateKey", "private key", 1))
 	}
-	if !assertion.SameKey(public, c.Leaf.PublicKey) {
-		return nil, errors.New("Certificate has a private key that does not match it")
+	if c.Leaf, err = Leaf(c.Certificate.Certificate, public); err != nil {
+		return nil, fmt.Errorf("Certificate: %w", err)
+	}
+	if err := c.Valid(); err != nil {
+		return nil, err
 	}
 	sum := sha256.Sum256(c.Leaf.Raw)
 	c.Thumbprint = base64.RawURLEncoding.EncodeToString(sum[:])
 	return c, nil
 }
 
-// Expired returns an error if the certificate has expired by the local clock.
-func (c *Certificate) Expired() error {
-	if time.Now().After(c.Leaf.NotAfter) {
+// Leaf returns the first certificate of a chain. It is an error if the public key is not the leaf's.
+func Leaf(chain [][]byte, public crypto.PublicKey) (leaf *x509.Certificate, err error) {
+	for i, der := range chain {
+		cert, err := x509.ParseCertificate(der)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("number %d of the chain cannot be parsed", i+1)
+		case i == 0:
+			leaf = cert
+		case !assertion.SameKey(public, leaf.PublicKey) && assertion.SameKey(public, cert.PublicKey):
+			return nil, fmt.Errorf("the leaf has to come first, but the private key belongs to number %d of the chain (%s)", i+1, redact.Own(cert.Subject.String(), "", 100))
+		}
+	}
+	if !assertion.SameKey(public, leaf.PublicKey) {
+		return nil, errors.New("the private key does not match it")
+	}
+	return leaf, nil
+}
+
+// Valid returns an error if the certificate has expired or is not valid yet by the local clock.
+func (c *Certificate) Valid() error {
+	switch now := time.Now(); {
+	case now.After(c.Leaf.NotAfter):
 		return fmt.Errorf("Certificate has expired: its NotAfter is %s", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
+	case now.Add(tolerance).Before(c.Leaf.NotBefore):
+		return fmt.Errorf("Certificate is not valid yet: its NotBefore is %s", c.Leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

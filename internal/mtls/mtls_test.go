@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,18 +23,22 @@ import (
 
 var nowhere = slog.New(slog.DiscardHandler)
 
-func TestACertificatesEndIsItsNotAfter(t *testing.T) {
+func TestACertificateIsValidFromItsNotBeforeToItsNotAfter(t *testing.T) {
+	const early, late = "Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z", "Certificate has expired: its NotAfter is 2000-01-01T02:00:00Z"
 	synctest.Test(t, func(t *testing.T) {
-		cert := certificate(t, kit.EC(), time.Hour)
+		begun := time.Now()
+		cert := kit.Certificate(t, "acme", kit.EC(), nil, kit.Lifetime(2*time.Hour), func(c *x509.Certificate) { c.NotBefore = begun.Add(time.Hour) })
 		for _, tt := range []struct {
 			after time.Duration
 			want  string
 		}{
-			{0, ""},
-			{time.Hour, ""},
-			{time.Hour + 1, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z"},
+			{0, early},
+			{55*time.Minute - 1, early}, // five minutes ahead of the local clock
+			{55 * time.Minute, ""},
+			{2 * time.Hour, ""},
+			{2*time.Hour + 1, late},
 		} {
-			time.Sleep(tt.after - time.Since(cert.Leaf.NotAfter.Add(-time.Hour)))
+			time.Sleep(tt.after - time.Since(begun))
 			got := ""
 			if _, err := mtls.New(cert); err != nil {
 				got = err.Error()
@@ -42,6 +48,33 @@ func TestACertificatesEndIsItsNotAfter(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestTheLeafHasToComeFirst(t *testing.T) {
+	root := kit.Certificate(t, "root CA", kit.EC(), nil)
+	leaf := kit.Certificate(t, "acme\n"+strings.Repeat("e", 1000), kit.NewEC(t), kit.Certificate(t, "CA", kit.Ed25519(), root))
+	for _, tt := range []struct {
+		order []int
+		want  string
+	}{
+		{[]int{0, 1, 2}, `^$`},
+		{[]int{0, 0}, `^$`},
+		{[]int{2, 1, 0}, `^Certificate: the leaf has to come first, but the private key belongs to number 3 of the chain \(CN=acme e+…\)$`},
+		{[]int{1, 0, 2}, `^Certificate: the leaf has to come first, but the private key belongs to number 2 of the chain `},
+		{[]int{2, 1}, `^Certificate: the private key does not match it$`},
+	} {
+		ordered := tls.Certificate{PrivateKey: leaf.PrivateKey}
+		for _, i := range tt.order {
+			ordered.Certificate = append(ordered.Certificate, leaf.Certificate[i])
+		}
+		got := ""
+		if _, err := mtls.New(&ordered); err != nil {
+			got = err.Error()
+		}
+		if !regexp.MustCompile(tt.want).MatchString(got) || len(got) > 250 {
+			t.Errorf("in the order %v: got %q; want %s", tt.order, got, tt.want)
+		}
+	}
 }
 
 func TestTheLeafIsThatOfTheChain(t *testing.T) {
@@ -77,11 +110,12 @@ SQAwRgIhAP0RC1E+vwJD/D1AGHGzuri+hlV/PpQEKTWUVeORWz83AiEA5x2eXZOV
 bUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L+SY=
 -----END CERTIFICATE-----`))
 	const want = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0"
-	synctest.Test(t, func(t *testing.T) { // in the year 2000 it has not expired
+	synctest.Test(t, func(t *testing.T) {
 		leaf, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Until(leaf.NotBefore)) // from the year 2000 to 2018
 		key := otherKey{kit.EC(), leaf.PublicKey}
 		if got, err := mtls.New(&tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key}); err != nil || got.Thumbprint != want {
 			t.Errorf("got %+v, error %v; want %s", got, err, want)

@@ -55,26 +55,31 @@ const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL 
 func ParseEndpoint(s string) (Endpoint, error) {
 	e, err := parseEndpoint(s)
 	if err != nil {
-		return "", fmt.Errorf("mosaic: endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
+		return "", fmt.Errorf("mosaic: %w", err)
 	}
 	return e, nil
 }
 
 func parseEndpoint(s string) (Endpoint, error) {
-	if strings.TrimSpace(s) == "" {
-		return "", errors.New("is empty")
-	}
 	if named, ok := endpointNames[strings.ToLower(s)]; ok {
 		return named.base, nil
 	}
+	base := s
 	if !strings.Contains(s, "://") && strings.Contains(s, ".") {
-		s = "https://" + s
+		base = "https://" + s
 	}
-	return parseBase(s)
+	e, err := parseBase(base)
+	if err != nil {
+		return "", fmt.Errorf("endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
+	}
+	return e, nil
 }
 
 // parseBase returns the canonical form of s, the base of an https URL.
 func parseBase(s string) (Endpoint, error) {
+	if strings.TrimSpace(s) == "" {
+		return "", errors.New("is empty")
+	}
 	for _, r := range s {
 		switch {
 		case r < ' ' || r == 0x7f:

@@ -223,24 +223,33 @@ type Files struct {
 // Credentials reads the files, for Config.GetCredentials: regular files of at most 64 KiB each. The
 // context is not used. An error names the field and shows the path, except one that may be a secret
 // set by mistake, such as a relative path.
-func (f Files) Credentials(context.Context) (c Credentials, err error) {
-	c.KeyID = f.KeyID
-	if (f.Certificate == "") != (f.CertificateKey == "") {
-		err = errors.New("set both Certificate and CertificateKey")
-	}
-	if f.ClientSecret != "" && err == nil {
-		c.ClientSecret, err = files.Secret(f.ClientSecret)
-	}
-	if f.PrivateKey != "" && err == nil {
-		c.PrivateKey, err = files.Key(f.PrivateKey)
-	}
-	if f.Certificate != "" && err == nil {
-		c.Certificate, err = files.Pair(f.Certificate, f.CertificateKey)
-	}
+func (f Files) Credentials(context.Context) (Credentials, error) {
+	c, _, err := f.read()
 	if err != nil {
 		return Credentials{}, fmt.Errorf("mosaic: %w", err)
 	}
 	return c, nil
+}
+
+// read returns the credentials in the files, or an error and the field of Config that it is about.
+func (f Files) read() (c Credentials, field string, err error) {
+	c.KeyID = f.KeyID
+	if (f.Certificate == "") != (f.CertificateKey == "") {
+		field, err = "Certificate", errors.New("set both Certificate and CertificateKey")
+	}
+	if f.ClientSecret != "" && err == nil {
+		field = "ClientSecret"
+		c.ClientSecret, err = files.Secret(f.ClientSecret)
+	}
+	if f.PrivateKey != "" && err == nil {
+		field = "PrivateKey"
+		c.PrivateKey, err = files.Key(f.PrivateKey)
+	}
+	if f.Certificate != "" && err == nil {
+		field = "Certificate"
+		c.Certificate, err = files.Pair(f.Certificate, f.CertificateKey)
+	}
+	return c, field, err
 }
 
 // ParsePrivateKey returns the private key in PEM data: PKCS #8, PKCS #1 or SEC 1, as openssl,
@@ -263,19 +272,29 @@ func (c *Config) Validate() error {
 	return err
 }
 
-// problems are the mistakes in a Config, each a text beginning with the field.
-type problems []string
+// A problem is a mistake in a Config. Its field is "Credentials" if the mistake is in the choice of
+// credentials. The text names the field, too.
+type problem struct{ field, text string }
 
-func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
+type problems []problem
 
+func (p *problems) add(field, format string, args ...any) {
+	*p = append(*p, problem{field, fmt.Sprintf(format, args...)})
+}
+
+// err returns nil if there are no problems, or an error with the texts of all of them behind what.
 func (p problems) err(what string) error {
 	if len(p) == 0 {
 		return nil
 	}
-	return errors.New(what + strings.Join(p, "; "))
+	var texts []string
+	for _, problem := range p {
+		texts = append(texts, problem.text)
+	}
+	return errors.New(what + strings.Join(texts, "; "))
 }
 
-// check returns the fixed credentials of c, nil if there are none.
+// check returns the result of c.fixed, or an error with all problems.
 func (c *Config) check() (*grant.Credentials, error) {
 	fixed, p := c.problems()
 	return fixed, p.err("mosaic: invalid Config: ")
@@ -283,81 +302,90 @@ func (c *Config) check() (*grant.Credentials, error) {
 
 func (c *Config) problems() (fixed *grant.Credentials, p problems) {
 	if c.ClientID == "" {
-		p.add("ClientID is empty: set the application's client ID")
+		p.add("ClientID", "ClientID is empty: set the application's client ID")
 	}
 	p.checkText("ClientID", c.ClientID)
 	p.checkText("AssertionAudience", c.AssertionAudience)
-	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
-	switch none := own == (Credentials{}); {
-	case c.GetCredentials != nil && (!none || c.TLSClientAuth):
-		p.add("GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
-	case c.GetCredentials != nil:
-	case c.TLSClientAuth && !none:
-		p.add("TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
-	case c.TLSClientAuth:
-		fixed = new(grant.Credentials)
-	default:
-		fixed = own.check(&p, c.SigningAlgorithm)
-	}
-	if c.PrivateKey == nil && c.GetCredentials == nil {
-		if c.SigningAlgorithm != "" {
-			p.add("SigningAlgorithm is set without PrivateKey")
-		}
-		if c.AssertionAudience != "" {
-			p.add("AssertionAudience is set without PrivateKey")
-		}
-	}
+	fixed = c.fixed(&p)
 	if err := c.Endpoint.check(); err != nil {
-		p.add("%v", err)
+		p.add("Endpoint", "%v", err)
 	}
 	if err := c.Resource.check(); err != nil {
-		p.add("%v", err)
+		p.add("Resource", "%v", err)
 	}
 	for _, host := range c.Hosts {
 		if err := checkHost(host); err != nil {
-			p.add("Hosts: %s %v", quoteURL(host), err)
+			p.add("Hosts", "Hosts: %s %v", quoteURL(host), err)
 		}
 	}
 	for _, name := range []string{"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope"} {
 		if _, ok := c.EndpointParams[name]; ok {
-			p.add("EndpointParams may not set %q", name)
+			p.add("EndpointParams", "EndpointParams may not set %q", name)
 		}
 	}
 	return fixed, p
 }
 
+// fixed returns the credentials in the fields of c, or nil if c has a GetCredentials.
+func (c *Config) fixed(p *problems) *grant.Credentials {
+	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
+	none := own == (Credentials{})
+	if c.GetCredentials != nil {
+		if !none || c.TLSClientAuth {
+			p.add("GetCredentials", "GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
+		}
+		return nil
+	}
+	if c.PrivateKey == nil && c.SigningAlgorithm != "" {
+		p.add("SigningAlgorithm", "SigningAlgorithm is set without PrivateKey")
+	}
+	if c.PrivateKey == nil && c.AssertionAudience != "" {
+		p.add("AssertionAudience", "AssertionAudience is set without PrivateKey")
+	}
+	if !c.TLSClientAuth {
+		return own.check(p, c.SigningAlgorithm)
+	}
+	if !none {
+		p.add("TLSClientAuth", "TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
+	}
+	return new(grant.Credentials)
+}
+
 // checkText reports control characters and invalid UTF-8.
 func (p *problems) checkText(field, value string) {
 	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		p.add("%s holds a control character (a line end read from a file?)", field)
+		p.add(field, "%s holds a control character (a line end read from a file?)", field)
 	}
 	if !utf8.ValidString(value) {
-		p.add("%s is not valid UTF-8", field)
+		p.add(field, "%s is not valid UTF-8", field)
 	}
 }
 
-// check returns c for package grant, with the default of SigningAlgorithm.
+// check returns c for package grant. SigningAlgorithm is algorithm if c has none.
 func (c *Credentials) check(p *problems, algorithm string) *grant.Credentials {
 	checked := &grant.Credentials{Secret: c.ClientSecret}
 	p.checkText("ClientSecret", c.ClientSecret)
+	p.checkText("KeyID", c.KeyID)
 	switch {
 	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
-		p.add("set ClientSecret, PrivateKey or Certificate")
+		p.add("Credentials", "set ClientSecret, PrivateKey or Certificate")
 	case c.ClientSecret != "" && c.PrivateKey != nil:
-		p.add("ClientSecret and PrivateKey exclude each other")
+		p.add("Credentials", "ClientSecret and PrivateKey exclude each other")
+	}
+	if c.PrivateKey == nil && c.KeyID != "" {
+		p.add("KeyID", "KeyID is set without PrivateKey")
 	}
 	if c.PrivateKey != nil {
-		var err error
-		if checked.Key, err = assertion.NewKey(c.PrivateKey, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
-			p.add("%v", err)
+		if public, err := assertion.PublicKey(c.PrivateKey); err != nil {
+			p.add("PrivateKey", "PrivateKey %v", err)
+		} else if checked.Key, err = assertion.NewKey(c.PrivateKey, public, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
+			p.add("SigningAlgorithm", "%v", err)
 		}
-	} else if c.KeyID != "" {
-		p.add("KeyID is set without PrivateKey")
 	}
 	if c.Certificate != nil {
 		var err error
 		if checked.Certificate, err = mtls.New(c.Certificate); err != nil {
-			p.add("%v", err)
+			p.add("Certificate", "%v", err)
 		}
 	}
 	return checked
@@ -622,7 +650,7 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 		var p problems
 		all = append(all, n.check(&p, c.SigningAlgorithm))
 		if n.ClientSecret != "" {
-			p.add("ClientSecret has no public key")
+			p.add("ClientSecret", "ClientSecret has no public key")
 		}
 		if err := p.err(fmt.Sprintf("mosaic: JWKS: next[%d]: ", i)); err != nil {
 			return nil, err
@@ -642,23 +670,32 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	return set, nil
 }
 
-// FromEnv returns the Config described by environment variables. getenv is os.Getenv, or adds a
-// prefix to their names. An empty variable counts as unset.
+// FromEnv returns the Config described by environment variables. getenv is os.Getenv, or a function
+// that adds a prefix to their names. A variable that is set but empty counts as unset.
 //
 //	MOSAIC_CLIENT_ID          required
 //	MOSAIC_ENDPOINT           required; see [ParseEndpoint]
 //	MOSAIC_CLIENT_SECRET      one of these three, or only a certificate
 //	MOSAIC_CLIENT_SECRET_FILE
 //	MOSAIC_PRIVATE_KEY_FILE   with MOSAIC_KEY_ID, MOSAIC_SIGNING_ALGORITHM, MOSAIC_ASSERTION_AUDIENCE
-//	MOSAIC_CERTIFICATE_FILE   with MOSAIC_CERTIFICATE_KEY_FILE; alone, or beside one of the three
+//	MOSAIC_CERTIFICATE_FILE   with MOSAIC_CERTIFICATE_KEY_FILE; alone, or together with one of the three
 //	MOSAIC_RESOURCE           optional
 //	MOSAIC_SCOPES             optional, separated by spaces
 //	MOSAIC_HOSTS              optional, separated by spaces
 //
-// Files are read by GetCredentials, and once here to find mistakes. The error names each variable
-// to set. It shows no secret.
+// Files are read by GetCredentials at each token request, and once by FromEnv, so that it returns
+// an error if a file is missing or wrong. The error names every variable that has to be set or
+// changed. It shows no secret.
 func FromEnv(getenv func(string) string) (*Config, error) {
-	secret := getenv("MOSAIC_CLIENT_SECRET")
+	c := &Config{
+		ClientID:          getenv("MOSAIC_CLIENT_ID"),
+		ClientSecret:      getenv("MOSAIC_CLIENT_SECRET"),
+		SigningAlgorithm:  getenv("MOSAIC_SIGNING_ALGORITHM"),
+		AssertionAudience: getenv("MOSAIC_ASSERTION_AUDIENCE"),
+		Resource:          Resource(getenv("MOSAIC_RESOURCE")),
+		Scopes:            strings.Fields(getenv("MOSAIC_SCOPES")),
+		Hosts:             strings.Fields(getenv("MOSAIC_HOSTS")),
+	}
 	f := Files{
 		ClientSecret:   getenv("MOSAIC_CLIENT_SECRET_FILE"),
 		PrivateKey:     getenv("MOSAIC_PRIVATE_KEY_FILE"),
@@ -666,48 +703,35 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 		CertificateKey: getenv("MOSAIC_CERTIFICATE_KEY_FILE"),
 		KeyID:          getenv("MOSAIC_KEY_ID"),
 	}
-	c := &Config{
-		ClientID:          getenv("MOSAIC_CLIENT_ID"),
-		SigningAlgorithm:  getenv("MOSAIC_SIGNING_ALGORITHM"),
-		AssertionAudience: getenv("MOSAIC_ASSERTION_AUDIENCE"),
-		Resource:          Resource(getenv("MOSAIC_RESOURCE")),
-		Scopes:            strings.Fields(getenv("MOSAIC_SCOPES")),
-		Hosts:             strings.Fields(getenv("MOSAIC_HOSTS")),
+	var p problems
+	var err error
+	if c.Endpoint, err = parseEndpoint(getenv("MOSAIC_ENDPOINT")); err != nil {
+		p.add("Endpoint", "%v", err)
+		c.Endpoint = US // has no problem, so Endpoint is reported once
 	}
-	var p, byField problems
-	if endpoint := getenv("MOSAIC_ENDPOINT"); endpoint != "" {
-		if err := c.Endpoint.UnmarshalText([]byte(endpoint)); err != nil {
-			p.add("MOSAIC_ENDPOINT: %s", strings.TrimPrefix(err.Error(), "mosaic: "))
-			c.Endpoint = US // one error is enough: c.problems finds none in US
-		}
-	}
-	if f == (Files{}) {
-		c.ClientSecret = secret
-	} else {
-		if secret != "" && f.ClientSecret != "" {
-			p.add("MOSAIC_CLIENT_SECRET and MOSAIC_CLIENT_SECRET_FILE exclude each other")
-		}
-		if f.PrivateKey == "" && (c.SigningAlgorithm != "" || c.AssertionAudience != "") {
-			p.add("MOSAIC_SIGNING_ALGORITHM and MOSAIC_ASSERTION_AUDIENCE need MOSAIC_PRIVATE_KEY_FILE")
-		}
-		c.GetCredentials = func(ctx context.Context) (Credentials, error) {
+	now := *c // with what the files hold now
+	if f != (Files{}) {
+		secret := c.ClientSecret
+		c.ClientSecret, c.GetCredentials = "", func(ctx context.Context) (Credentials, error) {
 			creds, err := f.Credentials(ctx)
 			creds.ClientSecret = cmp.Or(creds.ClientSecret, secret)
 			return creds, err
 		}
-		creds, err := c.GetCredentials(context.Background())
-		if err == nil {
-			creds.check(&byField, c.SigningAlgorithm)
-		} else if text := strings.TrimPrefix(err.Error(), "mosaic: "); strings.HasPrefix(text, "ClientSecret") {
-			p.add("MOSAIC_CLIENT_SECRET_FILE%s", strings.TrimPrefix(text, "ClientSecret"))
+		if secret != "" && f.ClientSecret != "" {
+			p.add("ClientSecret", "set only one of the two variables")
+		}
+		if creds, field, err := f.read(); err != nil {
+			p.add(field, "%v", err)
+			now = *c // the credentials are not known
 		} else {
-			byField.add("%s", text)
+			now.ClientSecret, now.PrivateKey = cmp.Or(creds.ClientSecret, secret), creds.PrivateKey
+			now.KeyID, now.Certificate = creds.KeyID, creds.Certificate
 		}
 	}
-	_, rest := c.problems()
-	for _, text := range append(byField, rest...) {
-		own, _, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
-		p = append(p, variables.Replace(own)+text[len(own):])
+	_, further := now.problems()
+	p = append(p, further...)
+	for i := range p {
+		p[i].text = variables[p[i].field] + ": " + p[i].text
 	}
 	if len(p) > 0 {
 		return nil, p.err("mosaic: invalid environment: ")
@@ -715,13 +739,20 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	return c, nil
 }
 
-// variables maps the fields of a Config to the variables of FromEnv.
-var variables = strings.NewReplacer(
-	"ClientID", "MOSAIC_CLIENT_ID", "ClientSecret", "MOSAIC_CLIENT_SECRET(_FILE)", "PrivateKey", "MOSAIC_PRIVATE_KEY_FILE",
-	"KeyID", "MOSAIC_KEY_ID", "SigningAlgorithm", "MOSAIC_SIGNING_ALGORITHM", "AssertionAudience", "MOSAIC_ASSERTION_AUDIENCE",
-	"CertificateKey", "MOSAIC_CERTIFICATE_KEY_FILE", "Certificate", "MOSAIC_CERTIFICATE_FILE", "Endpoint", "MOSAIC_ENDPOINT", "Resource", "MOSAIC_RESOURCE", "Hosts", "MOSAIC_HOSTS",
-	"mosaic.EU", "eu",
-)
+// variables has the variables of FromEnv that a problem's field comes from.
+var variables = map[string]string{
+	"Credentials":       "MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE",
+	"ClientID":          "MOSAIC_CLIENT_ID",
+	"ClientSecret":      "MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE",
+	"PrivateKey":        "MOSAIC_PRIVATE_KEY_FILE",
+	"KeyID":             "MOSAIC_KEY_ID",
+	"SigningAlgorithm":  "MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE",
+	"AssertionAudience": "MOSAIC_ASSERTION_AUDIENCE",
+	"Certificate":       "MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE",
+	"Endpoint":          "MOSAIC_ENDPOINT",
+	"Resource":          "MOSAIC_RESOURCE",
+	"Hosts":             "MOSAIC_HOSTS",
+}
 
 // String returns c without its secret and its keys.
 func (c Config) String() string {

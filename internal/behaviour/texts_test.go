@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -188,6 +190,12 @@ var sections = []section{
 			c.PrivateKey = kit.Ed25519()
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
 		}, `Certificate has a private key that does not match it`, ``},
+		{"a broken key", invalid(func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey = "", ed25519.PrivateKey("short") }), `PrivateKey is an ed25519.PrivateKey of 5 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)`, ``},
+		{"a certificate with a broken key", func(t *testing.T) error {
+			c := certificate(t)
+			c.PrivateKey = new(rsa.PrivateKey)
+			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
+		}, `Certificate has a private key that is empty or broken: its public key cannot be read`, ``},
 		{"no endpoint", invalid(func(c *mosaic.Config) { c.Endpoint = "" }), `Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU`, ``},
 		{"a name", invalid(func(c *mosaic.Config) { c.Endpoint = "eu" }), `Endpoint "eu" is a name, not a base URL: use mosaic.EU, or ParseEndpoint for text`, ``},
 		{"a path", invalid(func(c *mosaic.Config) { c.Endpoint = "https://login.acme.com/oidc/token" }), `Endpoint "https://login.acme.com/oidc/token" has a path (give the base URL, without /oidc/token): use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
@@ -200,10 +208,11 @@ var sections = []section{
 	{"ParseEndpoint and FromEnv", "", "mosaic: ", []text{
 		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
 		{"plain HTTP", func(*testing.T) error { _, err := mosaic.ParseEndpoint("http://acme.com"); return err }, `endpoint "http://acme.com" is not https (plain http is for loopback hosts only): want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
-		{"an empty environment", env(nil), `invalid environment: MOSAIC_CLIENT_ID is empty: set the application's client ID; set MOSAIC_CLIENT_SECRET(_FILE), MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE; MOSAIC_ENDPOINT is empty: set the region that the credentials belong to, such as eu`, `Every variable to set is named at once.`},
-		{"a missing file", secretEnv("MOSAIC_PRIVATE_KEY_FILE", "/nowhere/key.pem"), `invalid environment: MOSAIC_PRIVATE_KEY_FILE "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
-		{"two secrets", secretEnv("MOSAIC_CLIENT_SECRET_FILE", "/nowhere/secret"), `invalid environment: MOSAIC_CLIENT_SECRET and MOSAIC_CLIENT_SECRET_FILE exclude each other; MOSAIC_CLIENT_SECRET_FILE "/nowhere/secret": no such file or directory`, ``},
-		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: set both MOSAIC_CERTIFICATE_FILE and MOSAIC_CERTIFICATE_KEY_FILE`, ``},
+		{"an empty environment", env(nil), `invalid environment: MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"; MOSAIC_CLIENT_ID: ClientID is empty: set the application's client ID; MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate`, `Every variable to set is named at once.`},
+		{"a missing file", env(map[string]string{"MOSAIC_CLIENT_ID": "acme", "MOSAIC_ENDPOINT": "eu", "MOSAIC_PRIVATE_KEY_FILE": "/nowhere/key.pem", "MOSAIC_KEY_ID": "k"}), `invalid environment: MOSAIC_PRIVATE_KEY_FILE: PrivateKey "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
+		{"two secrets", secretEnv("MOSAIC_CLIENT_SECRET_FILE", "/nowhere/secret"), `invalid environment: MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: set only one of the two variables; MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret "/nowhere/secret": no such file or directory`, ``},
+		{"a key ID without its key", secretEnv("MOSAIC_KEY_ID", "k"), `invalid environment: MOSAIC_KEY_ID: KeyID is set without PrivateKey`, `PrivateKey is read from MOSAIC_PRIVATE_KEY_FILE.`},
+		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: set both Certificate and CertificateKey`, ``},
 	}},
 	{"Token requests: refused by Mosaic", "Errors of `Token`, `TokenSource` and `Client` begin with `mosaic: token request to … for client … failed: `; the following texts come after it.", failed, []text{
 		{"a wrong secret", status("401 Unauthorized", jsonType+"\r\nX-Request-Id: 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a", `{"error":"invalid_client","error_description":"Invalid client credentials"}`),

@@ -16,7 +16,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -62,7 +61,7 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	}
 	public, err := assertion.PublicKey(c.signer)
 	if err != nil {
-		return nil, errors.New("Certificate: its " + strings.Replace(err.Error(), "PrivateKey", "private key", 1))
+		return nil, fmt.Errorf("Certificate has a private key that %w", err)
 	}
 	if !assertion.SameKey(public, c.Leaf.PublicKey) {
 		return nil, errors.New("Certificate has a private key that does not match it")

@@ -98,6 +98,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -193,7 +194,8 @@ type Config struct {
 	Scopes []string
 
 	// EndpointParams are further parameters of the token request. They may not set client_id,
-	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope.
+	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope: set
+	// the fields above instead.
 	EndpointParams url.Values
 
 	// Logger gets the records listed in the package documentation. Nil: none.
@@ -318,12 +320,23 @@ func (c *Config) problems() (fixed *grant.Credentials, p problems) {
 			p.add("Hosts", "Hosts: %s %v", quoteURL(host), err)
 		}
 	}
-	for _, name := range []string{"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope"} {
-		if _, ok := c.EndpointParams[name]; ok {
-			p.add("EndpointParams", "EndpointParams may not set %q", name)
+	for _, param := range slices.Sorted(maps.Keys(c.EndpointParams)) {
+		if instead, ok := ownParams[param]; ok {
+			p.add("EndpointParams", "EndpointParams may not set %s: %s", param, instead)
 		}
 	}
 	return fixed, p
+}
+
+// ownParams are the parameters that only Config itself sets, and what to do instead.
+var ownParams = map[string]string{
+	"client_assertion":      "set PrivateKey",
+	"client_assertion_type": "set PrivateKey",
+	"client_id":             "set ClientID",
+	"client_secret":         "set ClientSecret",
+	"grant_type":            "it is always client_credentials",
+	"resource":              "set Resource",
+	"scope":                 "set Scopes",
 }
 
 // fixed returns the credentials in the fields of c, or nil if c has a GetCredentials.
@@ -351,12 +364,16 @@ func (c *Config) fixed(p *problems) *grant.Credentials {
 	return new(grant.Credentials)
 }
 
-// checkText reports control characters and invalid UTF-8.
+// checkText reports what an identifier or a secret never has, but gets on its way here: docker
+// --env-file and some secret stores keep quotes and white space.
 func (p *problems) checkText(field, value string) {
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+	outer := func(r rune) bool { return r == '"' || r == '\'' || unicode.IsSpace(r) }
+	switch {
+	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		p.add(field, "%s holds a control character (a line end read from a file?)", field)
-	}
-	if !utf8.ValidString(value) {
+	case strings.TrimFunc(value, outer) != value:
+		p.add(field, "%s begins or ends with white space or a quote: remove it", field)
+	case !utf8.ValidString(value):
 		p.add(field, "%s is not valid UTF-8", field)
 	}
 }

@@ -235,6 +235,12 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"no ClientID", func(c *mosaic.Config) { c.ClientID = "" }, []string{"ClientID is empty"}},
 		{"a line end", func(c *mosaic.Config) { c.ClientID += "\n" }, []string{"ClientID holds a control character (a line end"}},
 		{"a DEL", func(c *mosaic.Config) { c.ClientSecret += "\x7f" }, []string{"ClientSecret holds a control character"}},
+		{"a quoted ClientID", func(c *mosaic.Config) { c.ClientID = `"acme"` }, []string{"ClientID begins or ends with white space or a quote"}},
+		{"a quote at the end", func(c *mosaic.Config) { c.ClientSecret += "'" }, []string{"ClientSecret begins or ends with"}},
+		{"a space in front", func(c *mosaic.Config) { c.ClientSecret = " " + secret }, []string{"ClientSecret begins or ends with"}},
+		{"a no-break space", func(c *mosaic.Config) { c.ClientSecret += "\u00a0" }, []string{"ClientSecret begins or ends with"}},
+		{"a quoted KeyID", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.KeyID = "", kit.EC(), "'k'" }, []string{"KeyID begins or ends with"}},
+		{"a KeyID that is not UTF-8", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.KeyID = "", kit.EC(), "k\xff" }, []string{"KeyID is not valid UTF-8"}},
 		{"no UTF-8", func(c *mosaic.Config) { c.ClientID = "\xff" }, []string{"ClientID is not valid UTF-8"}},
 		{"no credentials", func(c *mosaic.Config) { c.ClientSecret = "" }, []string{"set ClientSecret, PrivateKey or Certificate"}},
 		{"two", func(c *mosaic.Config) { c.PrivateKey = kit.EC() }, []string{"ClientSecret and PrivateKey exclude each other"}},
@@ -262,7 +268,12 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"no hosts", func(c *mosaic.Config) { c.Hosts = []string{"", "[127.0.0.1]", "a.com:+1"} }, []string{`Hosts: ""`, `Hosts: "[127.0.0.1]"`, `Hosts: "a.com:+1"`}},
 		{"own parameters", func(c *mosaic.Config) {
 			c.EndpointParams = url.Values{"client_assertion": nil, "client_assertion_type": nil, "client_id": nil, "client_secret": nil, "grant_type": nil, "resource": nil, "scope": {secret}}
-		}, []string{`"client_assertion"`, `"client_assertion_type"`, `"client_id"`, `"client_secret"`, `"grant_type"`, `"resource"`, `"scope"`}},
+		}, []string{
+			"EndpointParams may not set client_id: set ClientID", "EndpointParams may not set client_secret: set ClientSecret",
+			"EndpointParams may not set client_assertion: set PrivateKey", "EndpointParams may not set client_assertion_type: set PrivateKey",
+			"EndpointParams may not set grant_type: it is always client_credentials",
+			"EndpointParams may not set resource: set Resource", "EndpointParams may not set scope: set Scopes",
+		}},
 		{"all at once", func(c *mosaic.Config) {
 			*c = mosaic.Config{Resource: "#", Hosts: []string{"a b"}, EndpointParams: url.Values{"scope": nil}}
 		},
@@ -458,6 +469,7 @@ func TestFromEnv(t *testing.T) {
 			[]string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret holds a control character", `MOSAIC_ENDPOINT: endpoint "mars"`, `MOSAIC_RESOURCE: Resource "x"`, `MOSAIC_HOSTS: Hosts: "https://a.com" is a URL`}},
 		{"two secrets", env{"CLIENT_SECRET": secret, "CLIENT_SECRET_FILE": secretFile}, "", []string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: set only one of the two variables"}},
 		{"a secret and a key", env{"CLIENT_SECRET": secret, "PRIVATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ClientSecret and PrivateKey exclude"}},
+		{"a quoted secret", env{"CLIENT_SECRET": "'" + secret + "'"}, "", []string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret begins or ends with"}},
 		{"what a key needs", env{"CLIENT_SECRET": secret, "SIGNING_ALGORITHM": "RS256", "ASSERTION_AUDIENCE": "x"}, "", []string{"MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: SigningAlgorithm is set without", "MOSAIC_ASSERTION_AUDIENCE: AssertionAudience is set without"}},
 		{"the same beside a file", env{"CLIENT_SECRET_FILE": secretFile, "KEY_ID": "k", "SIGNING_ALGORITHM": "RS256"}, "", []string{"MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: SigningAlgorithm is set without", "MOSAIC_KEY_ID: KeyID is set without PrivateKey"}},
 		{"another algorithm", env{"PRIVATE_KEY_FILE": keyFile, "SIGNING_ALGORITHM": "RS256"}, "", []string{`MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: SigningAlgorithm "RS256" does not fit`}},

@@ -166,6 +166,8 @@ var sections = []section{
 	{"Config, at start-up", "`Validate` finds these; so do Token, TokenSource, Client and JWKS.", "mosaic: invalid Config: ", []text{
 		{"no client ID", invalid(func(c *mosaic.Config) { c.ClientID = "" }), `ClientID is empty: set the application's client ID`, `Copy it from the application in Mosaic's Admin Portal.`},
 		{"a line end", invalid(func(c *mosaic.Config) { c.ClientSecret += "\n" }), `ClientSecret holds a control character (a line end read from a file?)`, `Trim what was read from a file, or use Files or FromEnv, which do.`},
+		{"a space", invalid(func(c *mosaic.Config) { c.ClientSecret += " " }), `ClientSecret begins or ends with white space or a quote: remove it`, `docker --env-file and some secret stores keep white space and quotes.`},
+		{"quotes", invalid(func(c *mosaic.Config) { c.ClientID = `"acme"` }), `ClientID begins or ends with white space or a quote: remove it`, ``},
 		{"not UTF-8", invalid(func(c *mosaic.Config) { c.ClientID = "acm\xe9" }), `ClientID is not valid UTF-8`, ``},
 		{"no credentials", invalid(func(c *mosaic.Config) { c.ClientSecret = "" }), `set ClientSecret, PrivateKey or Certificate`, `Or GetCredentials, which returns one of them.`},
 		{"two credentials", invalid(func(c *mosaic.Config) { c.PrivateKey = kit.EC() }), `ClientSecret and PrivateKey exclude each other`, ``},
@@ -203,7 +205,8 @@ var sections = []section{
 		{"no URI", invalid(func(c *mosaic.Config) { c.Resource = "risk" }), `Resource "risk" is not an absolute URI such as https://risk.identity.security (RFC 8707 §2)`, `Write a constant such as mosaic.FraudPrevention, or the URI as it is configured in Mosaic.`},
 		{"a URL in Hosts", invalid(func(c *mosaic.Config) { c.Hosts = []string{"https://b.com"} }), `Hosts: "https://b.com" is a URL: give the host alone`, ``},
 		{"no host in Hosts", invalid(func(c *mosaic.Config) { c.Hosts = []string{"a b"} }), `Hosts: "a b" has a bad host: want a host name, with or without a port`, ``},
-		{"a parameter of ours", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"scope": {"x"}} }), `EndpointParams may not set "scope"`, `Use the field for it.`},
+		{"a parameter of ours", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"scope": {"x"}} }), `EndpointParams may not set scope: set Scopes`, ``},
+		{"the grant type", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"grant_type": {"x"}} }), `EndpointParams may not set grant_type: it is always client_credentials`, ``},
 	}},
 	{"ParseEndpoint and FromEnv", "", "mosaic: ", []text{
 		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},

@@ -772,7 +772,10 @@ var variables = map[string]string{
 }
 
 // String returns c without its secret and its keys.
-func (c Config) String() string {
+func (c Config) String() string { return "mosaic.Config{" + c.fields() + "}" }
+
+// fields returns the fields of c that are set, without secrets.
+func (c Config) fields() string {
 	var fields []string
 	add := func(name, format string, value any, set bool) {
 		if set {
@@ -799,7 +802,7 @@ func (c Config) String() string {
 	list("Hosts", hosts)
 	list("Scopes", c.Scopes)
 	list("EndpointParams", slices.Sorted(maps.Keys(c.EndpointParams)))
-	return "mosaic.Config{" + strings.Join(fields, ", ") + "}"
+	return strings.Join(fields, ", ")
 }
 
 // Format writes [Config.String] for every verb and flag.
@@ -813,8 +816,8 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // String returns c without its secret and its keys.
 func (c Credentials) String() string {
-	conf := Config{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, SigningAlgorithm: c.SigningAlgorithm, Certificate: c.Certificate}
-	return strings.Replace(conf.String(), "Config", "Credentials", 1)
+	same := Config{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, SigningAlgorithm: c.SigningAlgorithm, Certificate: c.Certificate}
+	return "mosaic.Credentials{" + same.fields() + "}"
 }
 
 // Format writes [Credentials.String] for every verb and flag.

@@ -102,7 +102,7 @@ func ExampleConfig_Validate() {
 		Endpoint: "eu",
 	}
 	fmt.Println(conf.Validate())
-	// Output: mosaic: invalid Config: set ClientSecret, PrivateKey or Certificate; Endpoint "eu" is a name, not a base URL: use mosaic.EU, or ParseEndpoint for text
+	// Output: mosaic: invalid Config: set ClientSecret, PrivateKey or Certificate; Endpoint "eu" is not a URL: use a constant such as mosaic.EU, or ParseEndpoint for text
 }
 
 // For a job needing one token once, or with a cache of its own.
@@ -387,7 +387,7 @@ func ExampleParseEndpoint() {
 	// https://api.eu.transmitsecurity.io
 	// https://login.acme.com
 	// https://login.acme.com
-	// mosaic: endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"
+	// mosaic: endpoint "mars" is not a URL: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"
 }
 
 // For a program with flags: flag.TextVar parses an Endpoint.

@@ -187,7 +187,8 @@ type Config struct {
 	// named by each request's path.
 	Resource Resource
 
-	// Hosts are further hosts, with or without a port. Client sends tokens to them, over https.
+	// Hosts lists further hosts, with or without a port, to which Client sends tokens over https.
+	// A request's host must be written as it is here, but for upper and lower case and ":443".
 	Hosts []string
 
 	// Scopes are the scopes to request. Mosaic does not document their effect on a token.
@@ -468,6 +469,8 @@ type TokenSource struct {
 	source *refresh.Source // a pointer: fmt does not look behind it
 	err    error           // of an invalid Config; source is then nil
 }
+
+var _ oauth2.TokenSource = (*TokenSource)(nil)
 
 // Token returns the current token, as the caller's own copy (only the values of Extra are shared).
 // It blocks only without a valid token, for at most 30 seconds. If it first waits for a renewal

@@ -52,7 +52,7 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 		"api.eu.transmitsecurity.io":          mosaic.EU,
 		"Login.Acme.com/":                     "https://login.acme.com",
 		"login.acme.com:8443":                 "https://login.acme.com:8443",
-		"https://login.acme.com:0443":         "https://login.acme.com",
+		"https://login.acme.com:443":          "https://login.acme.com",
 		"https://login.acme.com:80":           "https://login.acme.com:80",
 		"https://login.acme.com:65535":        "https://login.acme.com:65535",
 		"https://xn--mller-kva.example":       "https://xn--mller-kva.example",
@@ -60,7 +60,7 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 		"https://" + long[:63]:                mosaic.Endpoint("https://" + long[:63]),
 		long:                                  mosaic.Endpoint("https://" + long),
 		"10.0.0.1":                            "https://10.0.0.1",
-		"https://[2001:DB8:0::1]:443":         "https://[2001:db8::1]",
+		"https://[2001:DB8:0::1]:443":         "https://[2001:db8:0::1]",
 		"http://LOCALHOST:80/":                "http://localhost",
 		"http://127.8.9.1:8080":               "http://127.8.9.1:8080",
 		"http://[::1]:8080":                   "http://[::1]:8080",
@@ -73,18 +73,16 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 
 func TestParseEndpointSaysWhyNot(t *testing.T) {
 	for why, texts := range map[string][]string{
-		"is empty":                            {"", " ", "\t\n"},
-		"is no known name":                    {"mars", " eu", "localhost", "localhost:8080"},
-		"is no URL":                           {"https://acme.com:x", "https:acme.com", "https://[::1", "https://a b.com", "https://[fe80::1]1"},
-		"is not https (plain http":            {"http://acme.com", "http://localhost.acme.com", "http://127.0.0.1.acme.com", "http://10.0.0.1", "http://[::2]"},
-		"is not https":                        {"ftp://acme.com", "ws://localhost"},
-		"holds user information":              {"https://user@acme.com", "https://@acme.com", "user:hunter2@acme.com", "https://user:hun@ter/2@acme.com"},
-		"has a path":                          {"https://acme.com/oidc/token", "acme.com/oidc/token", "https://acme.com//", "https:/acme.com"},
-		"has a query or a fragment":           {"https://acme.com?", "https://acme.com/?a=b", "acme.com#a"},
-		"has a bad port":                      {"https://acme.com:0", "https://acme.com:65536", "https://acme.com:", "http://localhost:00"},
-		"has a bad host":                      {"https://", "https://:443", "https://acme.com.", "https://acme..com", "https://*.acme.com", "https://" + strings.Repeat("a", 64), "https://" + strings.Repeat("a.", 127) + "a", "https://[::1%25eth0]"},
-		"holds a control character":           {"https://acme.com\n", "eu\n", "acme.com\x7f"},
-		"holds a character that is not ASCII": {"https://bücher.example", "https://acme.com\u00a0", "\u212a.com"},
+		"is empty":                          {"", " ", "\t\n"},
+		"is not a URL":                      {"mars", " eu", "eu\n", "localhost", "localhost:8080", "https://acme.com\n", "acme.com\x7f", "https://acme.com:x", "https:acme.com", "https://[::1", "https://a b.com", "https://[fe80::1]1"},
+		"is not https (plain http":          {"http://acme.com", "http://localhost.acme.com", "http://127.0.0.1.acme.com", "http://10.0.0.1", "http://[::2]"},
+		"is not https":                      {"ftp://acme.com", "ws://localhost"},
+		"holds user information":            {"https://user@acme.com", "https://@acme.com", "user:hunter2@acme.com", "https://user:hun@ter/2@acme.com"},
+		"has a path":                        {"https://acme.com/oidc/token", "acme.com/oidc/token", "https://acme.com//", "https:/acme.com"},
+		"has a query or a fragment":         {"https://acme.com?", "https://acme.com/?a=b", "acme.com#a"},
+		"has a bad port":                    {"https://acme.com:0", "https://acme.com:65536", "https://acme.com:", "https://acme.com:0443", "http://localhost:00"},
+		"has a bad host":                    {"https://", "https://:443", "https://acme.com.", "https://acme..com", "https://*.acme.com", "https://" + strings.Repeat("a", 64), "https://" + strings.Repeat("a.", 127) + "a", "https://[::1%25eth0]"},
+		"has a character that is not ASCII": {"https://bücher.example", "https://acme.com\u00a0", "\u212a.com"},
 	} {
 		for _, text := range texts {
 			got, err := mosaic.ParseEndpoint(text)
@@ -260,7 +258,7 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"a Certificate with a public key", func(c *mosaic.Config) { c.Certificate = &public }, []string{"Certificate has no usable private key (ed25519.PublicKey)"}},
 		{"an expired Certificate", func(c *mosaic.Config) { c.Certificate = expired }, []string{"Certificate has expired"}},
 		{"no Endpoint", func(c *mosaic.Config) { c.Endpoint = "" }, []string{"Endpoint is empty"}},
-		{"a name as Endpoint", func(c *mosaic.Config) { c.Endpoint = "SBX" }, []string{`Endpoint "SBX" is a name`, "mosaic.Sandbox"}},
+		{"a name as Endpoint", func(c *mosaic.Config) { c.Endpoint = "SBX" }, []string{`Endpoint "SBX" is not a URL: use a constant such as mosaic.EU`}},
 		{"a domain as Endpoint", func(c *mosaic.Config) { c.Endpoint = "acme.com" }, []string{`Endpoint "acme.com"`, "ParseEndpoint"}},
 		{"a password in Endpoint", func(c *mosaic.Config) { c.Endpoint = "https://a:" + mosaic.Endpoint(secret) + "@acme.com" }, []string{`Endpoint "https://[redacted]@acme.com"`}},
 		{"no URI as Resource", func(c *mosaic.Config) { c.Resource = "risk" }, []string{`Resource "risk" is not an absolute URI`}},
@@ -639,7 +637,7 @@ func TestAConfigIsLoadedFromJSON(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got another Config, error %v", err)
 	}
-	if err := json.Unmarshal([]byte(`{"Endpoint":"mars"}`), &got); err == nil || !strings.Contains(err.Error(), `"mars" is no known name`) {
+	if err := json.Unmarshal([]byte(`{"Endpoint":"mars"}`), &got); err == nil || !strings.Contains(err.Error(), `"mars" is not a URL`) {
 		t.Errorf("got error %v; want ParseEndpoint's", err)
 	}
 }
@@ -715,8 +713,6 @@ func FuzzParseClaims(f *testing.F) {
 }
 
 // TokenSource
-
-var _ oauth2.TokenSource = (*mosaic.TokenSource)(nil)
 
 func TestAZeroTokenSourceSaysWhereItsLikesAreMade(t *testing.T) {
 	s := new(mosaic.TokenSource)

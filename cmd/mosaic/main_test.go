@@ -150,7 +150,7 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 		{"an empty value", "token -resource=", "-resource: the value is empty"},
 		{"no URI, like a field's name", "token -resource myResource", `-resource: Resource "myResource" is not an absolute URI`},
 		{"no URI", "token -resource orders", `-resource: Resource "orders" is not an absolute URI`},
-		{"an unknown region", "token -endpoint mars", `-endpoint: endpoint "mars" is no known name: want "sandbox"`},
+		{"an unknown region", "token -endpoint mars", `-endpoint: endpoint "mars" is not a URL: want "sandbox"`},
 		{"a password in the endpoint", "token -endpoint https://me:nobody-shall-see@acme.com", `-endpoint: endpoint "https://[redacted]@acme.com" holds user information`},
 		{"a line end in the ID", "token -client-id=id\n", "-client-id: ClientID holds a control character"},
 	}

@@ -104,7 +104,7 @@ func TestWhatIsWrongIsOneLineThatSaysWhatToDo(t *testing.T) {
 		{"a resource alone", map[string]string{"MOSAIC_CLIENT_ID": "", "MOSAIC_CLIENT_SECRET": "", "MOSAIC_ENDPOINT": "", "MOSAIC_RESOURCE": "https://orders.acme.com"},
 			"MOSAIC_CLIENT_ID: ClientID is empty"},
 		{"an unknown region", map[string]string{"MOSAIC_ENDPOINT": "mars"},
-			`MOSAIC_ENDPOINT: endpoint "mars" is no known name: want "sandbox"`},
+			`MOSAIC_ENDPOINT: endpoint "mars" is not a URL: want "sandbox"`},
 		{"a resource that is not a URI", map[string]string{"MOSAIC_RESOURCE": "orders"},
 			`MOSAIC_RESOURCE: Resource "orders" is not an absolute URI`},
 		{"a resource of nobody", map[string]string{"MOSAIC_RESOURCE": "https://orders.acme.com"},

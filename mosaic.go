@@ -267,49 +267,47 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// Validate returns nil, or an error naming every mistake in c, by field and on one line. Token,
-// TokenSource, Client and JWKS call it; call it first to find mistakes at start-up. It makes no
-// request and does not call GetCredentials.
+// Validate returns nil, or an error of one line that names every mistake in c by its field. Token,
+// TokenSource, Client and JWKS call Validate. Call it yourself to find mistakes when your program
+// starts. Validate makes no request and does not call GetCredentials.
 func (c *Config) Validate() error {
 	_, err := c.check()
 	return err
 }
 
-// A problem is a mistake in a Config. Its field is "Credentials" if the mistake is in the choice of
-// credentials. The text names the field, too.
-type problem struct{ field, text string }
-
-type problems []problem
-
-func (p *problems) add(field, format string, args ...any) {
-	*p = append(*p, problem{field, fmt.Sprintf(format, args...)})
+// problems are the mistakes in a Config, as texts that name the field.
+type problems struct {
+	texts   []string
+	inFront map[string]string // of a text, by the field that it is about
 }
 
-// err returns nil if there are no problems, or an error with the texts of all of them behind what.
-func (p problems) err(what string) error {
-	if len(p) == 0 {
+// add adds a mistake in a field. The field of a mistake in the choice of credentials is Credentials.
+func (p *problems) add(field, format string, args ...any) {
+	p.texts = append(p.texts, p.inFront[field]+fmt.Sprintf(format, args...))
+}
+
+// err returns nil if there are no problems.
+func (p *problems) err(what string) error {
+	if len(p.texts) == 0 {
 		return nil
 	}
-	var texts []string
-	for _, problem := range p {
-		texts = append(texts, problem.text)
-	}
-	return errors.New(what + strings.Join(texts, "; "))
+	return errors.New(what + strings.Join(p.texts, "; "))
 }
 
-// check returns the result of c.fixed, or an error with all problems.
-func (c *Config) check() (*grant.Credentials, error) {
-	fixed, p := c.problems()
+// check returns the credentials in c's fields, or the error of Validate.
+func (c *Config) check() (fixed *grant.Credentials, err error) {
+	var p problems
+	fixed = c.checkFields(&p)
 	return fixed, p.err("mosaic: invalid Config: ")
 }
 
-func (c *Config) problems() (fixed *grant.Credentials, p problems) {
+func (c *Config) checkFields(p *problems) (fixed *grant.Credentials) {
 	if c.ClientID == "" {
 		p.add("ClientID", "ClientID is empty: set the application's client ID")
 	}
 	p.checkText("ClientID", c.ClientID)
 	p.checkText("AssertionAudience", c.AssertionAudience)
-	fixed = c.fixed(&p)
+	fixed = c.checkCredentials(p)
 	if err := c.Endpoint.check(); err != nil {
 		p.add("Endpoint", "%v", err)
 	}
@@ -326,22 +324,17 @@ func (c *Config) problems() (fixed *grant.Credentials, p problems) {
 			p.add("EndpointParams", "EndpointParams may not set %s: %s", param, instead)
 		}
 	}
-	return fixed, p
+	return fixed
 }
 
-// ownParams are the parameters that only Config itself sets, and what to do instead.
+// ownParams has what to do instead of setting a parameter in EndpointParams.
 var ownParams = map[string]string{
-	"client_assertion":      "set PrivateKey",
-	"client_assertion_type": "set PrivateKey",
-	"client_id":             "set ClientID",
-	"client_secret":         "set ClientSecret",
-	"grant_type":            "it is always client_credentials",
-	"resource":              "set Resource",
-	"scope":                 "set Scopes",
+	"client_id": "set ClientID", "client_secret": "set ClientSecret", "client_assertion": "set PrivateKey", "client_assertion_type": "set PrivateKey",
+	"grant_type": "it is always client_credentials", "resource": "set Resource", "scope": "set Scopes",
 }
 
-// fixed returns the credentials in the fields of c, or nil if c has a GetCredentials.
-func (c *Config) fixed(p *problems) *grant.Credentials {
+// checkCredentials returns the credentials in c's fields, or nil if c has a GetCredentials.
+func (c *Config) checkCredentials(p *problems) *grant.Credentials {
 	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
 	none := own == (Credentials{})
 	if c.GetCredentials != nil {
@@ -379,7 +372,7 @@ func (p *problems) checkText(field, value string) {
 	}
 }
 
-// check returns c for package grant. SigningAlgorithm is algorithm if c has none.
+// check returns c for package grant. If c has no SigningAlgorithm, algorithm takes its place.
 func (c *Credentials) check(p *problems, algorithm string) *grant.Credentials {
 	checked := &grant.Credentials{Secret: c.ClientSecret}
 	p.checkText("ClientSecret", c.ClientSecret)
@@ -723,7 +716,7 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 		CertificateKey: getenv("MOSAIC_CERTIFICATE_KEY_FILE"),
 		KeyID:          getenv("MOSAIC_KEY_ID"),
 	}
-	var p problems
+	p := problems{inFront: variables}
 	var err error
 	if c.Endpoint, err = parseEndpoint(getenv("MOSAIC_ENDPOINT")); err != nil {
 		p.add("Endpoint", "%v", err)
@@ -748,30 +741,26 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 			now.KeyID, now.Certificate = creds.KeyID, creds.Certificate
 		}
 	}
-	_, further := now.problems()
-	p = append(p, further...)
-	for i := range p {
-		p[i].text = variables[p[i].field] + ": " + p[i].text
-	}
-	if len(p) > 0 {
-		return nil, p.err("mosaic: invalid environment: ")
+	now.checkFields(&p)
+	if err := p.err("mosaic: invalid environment: "); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-// variables has the variables of FromEnv that a problem's field comes from.
+// variables has the variables of FromEnv that a field comes from, to be put in front of its problems.
 var variables = map[string]string{
-	"Credentials":       "MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE",
-	"ClientID":          "MOSAIC_CLIENT_ID",
-	"ClientSecret":      "MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE",
-	"PrivateKey":        "MOSAIC_PRIVATE_KEY_FILE",
-	"KeyID":             "MOSAIC_KEY_ID",
-	"SigningAlgorithm":  "MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE",
-	"AssertionAudience": "MOSAIC_ASSERTION_AUDIENCE",
-	"Certificate":       "MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE",
-	"Endpoint":          "MOSAIC_ENDPOINT",
-	"Resource":          "MOSAIC_RESOURCE",
-	"Hosts":             "MOSAIC_HOSTS",
+	"Credentials":       "MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ",
+	"ClientID":          "MOSAIC_CLIENT_ID: ",
+	"ClientSecret":      "MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ",
+	"PrivateKey":        "MOSAIC_PRIVATE_KEY_FILE: ",
+	"KeyID":             "MOSAIC_KEY_ID: ",
+	"SigningAlgorithm":  "MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: ",
+	"AssertionAudience": "MOSAIC_ASSERTION_AUDIENCE: ",
+	"Certificate":       "MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: ",
+	"Endpoint":          "MOSAIC_ENDPOINT: ",
+	"Resource":          "MOSAIC_RESOURCE: ",
+	"Hosts":             "MOSAIC_HOSTS: ",
 }
 
 // String returns c without its secret and its keys.

@@ -14,12 +14,12 @@ import (
 )
 
 // Endpoint is the base URL of one Mosaic environment and region, such as
-// "https://api.eu.transmitsecurity.io": scheme and host, no path. Credentials belong to one
-// environment and region, so the zero value names none and [Config.Validate] refuses it.
+// "https://api.eu.transmitsecurity.io": a scheme and a host, without a path. Credentials belong to
+// one environment and region, so there is no default, and [Config.Validate] refuses the zero value.
 //
-// The constants are the documented ones. For a custom domain, or a value from a flag, a file or the
-// environment, use [ParseEndpoint] or, through [Endpoint.UnmarshalText], whatever decodes text:
-// flag.TextVar, encoding/json, YAML, environment loaders.
+// Most users will use a constant. For a custom domain, or if the value comes from a flag, a file or
+// the environment, use [ParseEndpoint], or anything that calls [Endpoint.UnmarshalText], such as
+// flag.TextVar, encoding/json, or a decoder of YAML.
 type Endpoint string
 
 // The base URLs of Mosaic, from the page openapi/token of its developer documentation.
@@ -31,17 +31,7 @@ const (
 	AU      Endpoint = "https://api.au.transmitsecurity.io"
 )
 
-var endpointNames = map[string]struct {
-	ident string // the constant's
-	base  Endpoint
-}{
-	"sandbox": {"mosaic.Sandbox", Sandbox},
-	"sbx":     {"mosaic.Sandbox", Sandbox},
-	"us":      {"mosaic.US", US},
-	"eu":      {"mosaic.EU", EU},
-	"ca":      {"mosaic.CA", CA},
-	"au":      {"mosaic.AU", AU},
-}
+var endpointNames = map[string]Endpoint{"sandbox": Sandbox, "sbx": Sandbox, "us": US, "eu": EU, "ca": CA, "au": AU}
 
 const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`
 
@@ -49,46 +39,42 @@ const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL 
 // "au", in any case), a base URL ("https://login.acme.com", with or without a slash at its end) or
 // a bare custom domain ("login.acme.com"). The result is in lower case and without a default port.
 //
-// Anything but the base of an https URL is refused, with an error that quotes s: another scheme
-// (plain http is for loopback hosts only), user information, a path, a query, a fragment. An
-// international domain is given in its "xn--" form.
+// If s is anything else, the error quotes s, without a password. A URL must be https, unless its host
+// is a loopback host, and must not have user information, a path, a query or a fragment. An
+// international domain must be in its "xn--" form.
 func ParseEndpoint(s string) (Endpoint, error) {
 	e, err := parseEndpoint(s)
 	if err != nil {
-		return "", fmt.Errorf("mosaic: endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
+		return "", fmt.Errorf("mosaic: %w", err)
 	}
 	return e, nil
 }
 
 func parseEndpoint(s string) (Endpoint, error) {
-	if strings.TrimSpace(s) == "" {
-		return "", errors.New("is empty")
+	if e, ok := endpointNames[strings.ToLower(s)]; ok {
+		return e, nil
 	}
-	if named, ok := endpointNames[strings.ToLower(s)]; ok {
-		return named.base, nil
-	}
+	base := s
 	if !strings.Contains(s, "://") && strings.Contains(s, ".") {
-		s = "https://" + s
+		base = "https://" + s
 	}
-	return parseBase(s)
+	e, err := parseBase(base)
+	if err != nil {
+		return "", fmt.Errorf("endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
+	}
+	return e, nil
 }
 
-// parseBase returns the canonical form of s, the base of an https URL.
+// parseBase returns the base of an https URL in lower case and without a default port.
 func parseBase(s string) (Endpoint, error) {
-	for _, r := range s {
-		switch {
-		case r < ' ' || r == 0x7f:
-			return "", errors.New("holds a control character")
-		case r > 0x7f:
-			return "", errors.New(`holds a character that is not ASCII (an international domain is given in its "xn--" form)`)
-		}
-	}
 	u, err := url.Parse(s)
 	switch {
-	case !strings.Contains(s, "://"):
-		return "", errors.New("is no known name")
-	case err != nil:
-		return "", errors.New("is no URL")
+	case strings.TrimSpace(s) == "":
+		return "", errors.New("is empty")
+	case strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f }):
+		return "", errors.New(`has a character that is not ASCII (write an international domain in its "xn--" form)`)
+	case err != nil, !strings.Contains(s, "://"):
+		return "", errors.New("is not a URL")
 	case u.User != nil:
 		return "", errors.New("holds user information")
 	case strings.ContainsAny(s, "?#"):
@@ -96,54 +82,45 @@ func parseBase(s string) (Endpoint, error) {
 	case u.Path != "" && u.Path != "/":
 		return "", errors.New("has a path (give the base URL, without /oidc/token)")
 	}
-	host, err := canonicalHost(u.Scheme, u.Host)
-	switch {
+	u.Host = strings.ToLower(u.Host)
+	switch err := checkHostPort(u.Host); {
 	case err != nil:
 		return "", err
-	case u.Scheme == "https", u.Scheme == "http" && isLoopback(u.Hostname()):
-		return Endpoint(u.Scheme + "://" + host), nil
-	case u.Scheme == "http":
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
 		return "", errors.New("is not https (plain http is for loopback hosts only)")
+	case u.Scheme != "https" && u.Scheme != "http":
+		return "", errors.New("is not https")
 	}
-	return "", errors.New("is not https")
+	o := originOf(u)
+	return Endpoint(o.scheme + "://" + o.host), nil
 }
 
-// hostPort matches a name or IPv4 address, of labels without a dot at the end, or an IPv6 address
-// in brackets, with or without a port.
-var hostPort = regexp.MustCompile(`^(?:((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63})|\[([0-9A-Fa-f:.]+)\])(:.*)?$`)
+// hostPort matches a name or an IPv4 address, whose labels have no dot behind the last one, or an
+// IPv6 address in brackets, and then a port or nothing.
+var hostPort = regexp.MustCompile(`^((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[[0-9A-Fa-f:.]+\])(:.*)?$`)
 
-// canonicalHost returns a URL's host, with or without a port, in lower case and without the
-// scheme's default port, so that equal hosts are equal strings.
-func canonicalHost(scheme, hostport string) (string, error) {
-	m := hostPort.FindStringSubmatch(hostport)
+// checkHostPort checks a host with or without a port, as it is written in a URL.
+func checkHostPort(s string) error {
+	m := hostPort.FindStringSubmatch(s)
 	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
-		return "", errors.New("has a bad host")
+		return errors.New("has a bad host")
 	}
-	host := strings.ToLower(m[1])
-	if m[2] != "" {
-		ip, err := netip.ParseAddr(m[2])
-		if err != nil || !ip.Is6() {
-			return "", errors.New("has a bad host")
-		}
-		host = "[" + ip.String() + "]"
+	if ip, _ := netip.ParseAddr(strings.Trim(m[1], "[]")); m[1][0] == '[' && !ip.Is6() {
+		return errors.New("has a bad host")
 	}
-	if m[3] != "" {
-		port, err := strconv.ParseUint(m[3][1:], 10, 16)
-		if err != nil || port == 0 {
-			return "", errors.New("has a bad port")
-		}
-		if port != map[string]uint64{"https": 443, "http": 80}[scheme] {
-			host += ":" + strconv.FormatUint(port, 10)
+	if port := strings.TrimPrefix(m[2], ":"); m[2] != "" {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '0' {
+			return errors.New("has a bad port")
 		}
 	}
-	return host, nil
+	return nil
 }
 
-// isLoopback reports whether a request to host stays on this machine. A name is not looked up: only
-// "localhost" itself counts (RFC 6761 §6.3).
+// isLoopback reports whether a request to host, in lower case, stays on this machine. No name is
+// looked up, so the only name that counts is "localhost" (RFC 6761 §6.3).
 func isLoopback(host string) bool {
 	ip, _ := netip.ParseAddr(host) // a name parses to the zero Addr: no loopback
-	return strings.EqualFold(host, "localhost") || ip.IsLoopback()
+	return host == "localhost" || ip.IsLoopback()
 }
 
 var scheme = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
@@ -162,9 +139,6 @@ func maskUser(s string) string {
 func (e Endpoint) check() error {
 	if e == "" {
 		return errors.New("Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU")
-	}
-	if named, ok := endpointNames[strings.ToLower(string(e))]; ok {
-		return fmt.Errorf("Endpoint %q is a name, not a base URL: use %s, or ParseEndpoint for text", string(e), named.ident)
 	}
 	if _, err := parseBase(string(e)); err != nil {
 		return fmt.Errorf("Endpoint %s %w: use a constant such as mosaic.EU, or ParseEndpoint for text", quoteURL(string(e)), err)
@@ -201,44 +175,43 @@ func checkHost(host string) error {
 	if strings.Contains(host, "://") {
 		return errors.New("is a URL: give the host alone")
 	}
-	if _, err := canonicalHost("https", host); err != nil {
+	if err := checkHostPort(host); err != nil {
 		return fmt.Errorf("%w: want a host name, with or without a port", err)
 	}
 	return nil
 }
 
-// An origin is a scheme and a canonical host.
+// An origin is a scheme and a host, with the port unless it is the scheme's default port.
 type origin struct{ scheme, host string }
+
+var defaultPorts = map[string]string{"https": ":443", "http": ":80"}
+
+func originOf(u *url.URL) origin {
+	return origin{u.Scheme, strings.TrimSuffix(u.Host, defaultPorts[u.Scheme])}
+}
 
 // origins may get tokens.
 type origins []origin
 
 // origins returns those of Endpoint, of an https Resource, and of Hosts.
 func (c *Config) origins() (known origins) {
-	know := func(scheme, host string) {
-		if host, err := canonicalHost(scheme, host); err == nil {
-			known = append(known, origin{scheme, host})
-		}
-	}
 	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
-		if u, err := url.Parse(base); err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) {
-			know(u.Scheme, u.Host)
+		u, err := url.Parse(base)
+		if err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) && checkHostPort(u.Host) == nil {
+			known = append(known, originOf(u))
 		}
 	}
 	for _, host := range c.Hosts {
-		know("https", host)
+		known = append(known, originOf(&url.URL{Scheme: "https", Host: host}))
 	}
 	return known
 }
 
-// has reports whether u's origin is known.
+// has reports whether u's origin is known. Only the case of ASCII letters may differ. A known host
+// has no other letters, but K, the Kelvin sign, folds to k: the lengths then differ.
 func (known origins) has(u *url.URL) bool {
-	if u.Opaque != "" {
-		return false
-	}
-	if slices.Contains(known, origin{u.Scheme, u.Host}) { // the usual spelling
-		return true
-	}
-	host, err := canonicalHost(u.Scheme, strings.TrimSuffix(u.Host, ":")) // an empty port is the default one (RFC 3986 §6.2.3)
-	return err == nil && slices.Contains(known, origin{u.Scheme, host})
+	of := originOf(u)
+	return u.Opaque == "" && slices.ContainsFunc(known, func(o origin) bool {
+		return o.scheme == of.scheme && len(o.host) == len(of.host) && strings.EqualFold(o.host, of.host)
+	})
 }

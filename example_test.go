@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
@@ -13,7 +12,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log"
@@ -21,7 +19,6 @@ import (
 	"math/big"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -31,8 +28,8 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// For a service calling Mosaic's APIs: one Config, one client, made at start-up and shared by all
-// requests.
+// A service that calls Mosaic's APIs makes one Config and one client when it starts, and shares the
+// client between all requests.
 func Example() {
 	conf, err := mosaic.FromEnv(os.Getenv)
 	if err != nil {
@@ -49,8 +46,8 @@ func Example() {
 	fmt.Println(resp.Status)
 }
 
-// For the tests of code that calls Mosaic: the stand-in takes Mosaic's place,
-// and sees what arrives.
+// A test of code that calls Mosaic starts the stand-in, which takes Mosaic's place and shows what
+// has arrived.
 func Example_testing() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -77,7 +74,8 @@ func Example_testing() {
 	// 1 token request
 }
 
-// For code distinguishing a refusal, which needs a person, from an outage, which passes.
+// Code that must tell a refusal, which a person has to look at, from an outage, which passes, looks
+// for an oauth2.RetrieveError.
 func Example_errors() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -95,33 +93,8 @@ func Example_errors() {
 	// Output: refused: invalid_client
 }
 
-// For start-up: all mistakes in the configuration are found before the first call.
-func ExampleConfig_Validate() {
-	conf := &mosaic.Config{
-		ClientID: "my-client",
-		Endpoint: "eu",
-	}
-	fmt.Println(conf.Validate())
-	// Output: mosaic: invalid Config: set ClientSecret, PrivateKey or Certificate; Endpoint "eu" is a name, not a base URL: use mosaic.EU, or ParseEndpoint for text
-}
-
-// For a job needing one token once, or with a cache of its own.
-func ExampleConfig_Token() {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
-	conf := srv.Config() // in production, a mosaic.Config of your own
-
-	ctx, cancel := context.WithTimeout(srv.Context(context.Background()), 20*time.Second)
-	defer cancel()
-	tok, err := conf.Token(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(tok.Type(), tok.Valid(), time.Until(tok.Expiry).Round(time.Minute))
-	// Output: Bearer true 1h0m0s
-}
-
-// For code with an oauth2.TokenSource or oauth2.NewClient: it stays as it is.
+// If code takes an oauth2.TokenSource, or uses oauth2.NewClient, only the literal of its Config
+// changes.
 func ExampleConfig_TokenSource() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -139,25 +112,8 @@ func ExampleConfig_TokenSource() {
 	// Output: 200 OK
 }
 
-// For a caller with a deadline.
-func ExampleTokenSource_TokenContext() {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
-	srv.Fail(mosaictest.Fault{Hang: true})
-	source := srv.Config().TokenSource(srv.Context(context.Background()))
-
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
-	defer cancel()
-	_, err := source.TokenContext(ctx)
-	fmt.Println(err)
-	fmt.Println(errors.Is(err, context.DeadlineExceeded))
-	// Output:
-	// mosaic: waiting for a token (requested 0s ago): context deadline exceeded
-	// true
-}
-
-// For code sending tokens by other means than Config.Client: after a refusal, reported by any
-// number of goroutines, one new token is requested.
+// If you send tokens without Config.Client, report a refused token with Invalidate. If several
+// goroutines report the same token, there is still one token request.
 func ExampleTokenSource_Invalidate() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -178,7 +134,8 @@ func ExampleTokenSource_Invalidate() {
 	// Output: true 2 token requests
 }
 
-// For calls to more than one service: each request gets the token for its path.
+// If you call more than one service, leave Resource empty. Each request then gets the token for its
+// path.
 func ExampleConfig_Client() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -203,42 +160,8 @@ func ExampleConfig_Client() {
 	// 200 OK /risk/v1/recommendation https://risk.identity.security
 }
 
-// For logs: a Config prints without its secret and its key, with any verb.
-func ExampleConfig_String() {
-	conf := &mosaic.Config{ClientID: "my-client", ClientSecret: "5ecr3t-5ecr3t", Endpoint: mosaic.EU}
-	fmt.Printf("%+v\n", conf)
-	// Output: mosaic.Config{ClientID: "my-client", ClientSecret: [redacted], Endpoint: "https://api.eu.transmitsecurity.io"}
-}
-
-// For a FAPI 2.0 client (private_key_jwt): a key takes the place of the secret.
-func ExampleConfig_privateKey() {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // in production, from a file or a vault
-	if err != nil {
-		log.Fatal(err)
-	}
-
-	conf := &mosaic.Config{
-		ClientID:   "my-client",
-		PrivateKey: key, // ES256
-		Endpoint:   srv.Endpoint(),
-	}
-	jwks, err := conf.JWKS()
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv.RegisterKey(conf.ClientID, jwks) // in production, in Mosaic's Admin Portal
-
-	tok, err := conf.Token(srv.Context(context.Background()))
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(tok.Type(), tok.Valid())
-	// Output: Bearer true
-}
-
-// A cloudKey is a key in a KMS: its public half, and the call of the KMS's SDK to sign a digest.
+// A cloudKey is a key in a KMS. It has the public key, and a function that calls the KMS's SDK to
+// sign a digest.
 type cloudKey struct {
 	public crypto.PublicKey
 	sign   func(digest []byte) (signature []byte, err error)
@@ -250,7 +173,7 @@ func (k *cloudKey) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte
 	return k.sign(digest)
 }
 
-// For a key in a KMS, an HSM or an agent: any crypto.Signer will do.
+// If the key is in a KMS, an HSM or an agent, any crypto.Signer will do.
 func ExampleConfig_kms() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -280,28 +203,6 @@ func ExampleConfig_kms() {
 	// Output: 1 signature for a token
 }
 
-// For a FAPI 2.0 client with a certificate (mTLS). It is presented at the token endpoint and at the
-// APIs.
-func ExampleConfig_certificate() {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
-	srv.BindTokens(true)
-	cert, err := selfSigned("my-client") // in production, tls.LoadX509KeyPair
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv.RegisterCertificate("my-client", cert.Leaf) // in production, in Mosaic's Admin Portal
-
-	conf := &mosaic.Config{ClientID: "my-client", Certificate: cert, Endpoint: srv.Endpoint()}
-	resp, err := conf.Client(srv.Context(context.Background())).Get(srv.Endpoint().URL("/cis/v1/users"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer resp.Body.Close()
-	fmt.Println(resp.Status)
-	// Output: 200 OK
-}
-
 func selfSigned(name string) (*tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -320,44 +221,8 @@ func selfSigned(name string) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, err
 }
 
-// For the Admin Portal: it wants the public key of PrivateKey, or of a self-signed Certificate.
-func ExampleConfig_JWKS() {
-	// The public key of RFC 8037, appendix A: to print the set, nothing is signed.
-	block, _ := pem.Decode([]byte(`-----BEGIN PUBLIC KEY-----
-MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=
------END PUBLIC KEY-----`))
-	public, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		log.Fatal(err)
-	}
-
-	conf := &mosaic.Config{
-		ClientID:   "my-client",
-		PrivateKey: &cloudKey{public: public.(ed25519.PublicKey)},
-		Endpoint:   mosaic.EU,
-	}
-	jwks, err := conf.JWKS()
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(string(jwks))
-	// Output:
-	// {
-	//   "keys": [
-	//     {
-	//       "kty": "OKP",
-	//       "use": "sig",
-	//       "kid": "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
-	//       "alg": "EdDSA",
-	//       "crv": "Ed25519",
-	//       "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
-	//     }
-	//   ]
-	// }
-}
-
-// For logs and decisions about one's own token. It does not verify the token:
-// Mosaic does.
+// ParseClaims is for logs, and for decisions about your own token. It does not verify the token,
+// because the API that receives it does.
 func ExampleParseClaims() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -373,61 +238,8 @@ func ExampleParseClaims() {
 	// Output: Acme [userid-api] [read:user]
 }
 
-// For a region or a custom domain given as text, in the environment or in a file.
-func ExampleParseEndpoint() {
-	for _, s := range []string{"EU", "login.acme.com", "https://login.acme.com/", "mars"} {
-		endpoint, err := mosaic.ParseEndpoint(s)
-		if err != nil {
-			fmt.Println(err)
-			continue
-		}
-		fmt.Println(endpoint)
-	}
-	// Output:
-	// https://api.eu.transmitsecurity.io
-	// https://login.acme.com
-	// https://login.acme.com
-	// mosaic: endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"
-}
-
-// For a program with flags: flag.TextVar parses an Endpoint.
-func ExampleEndpoint() {
-	flags := flag.NewFlagSet("report", flag.ContinueOnError)
-	endpoint := mosaic.Sandbox
-	flags.TextVar(&endpoint, "mosaic", mosaic.Sandbox, "Mosaic's region, or a custom domain")
-	if err := flags.Parse([]string{"-mosaic", "au"}); err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(endpoint)
-	// Output: https://api.au.transmitsecurity.io
-}
-
-// For a configuration file: a Config is decoded as it is. Its Endpoint takes names and URLs.
-func ExampleEndpoint_UnmarshalText() {
-	var conf mosaic.Config
-	file := `{"ClientID": "my-client", "Endpoint": "ca"}`
-	if err := json.Unmarshal([]byte(file), &conf); err != nil {
-		log.Fatal(err)
-	}
-	conf.ClientSecret = os.Getenv("CLIENT_SECRET")
-	fmt.Println(conf.Endpoint)
-	// Output: https://api.ca.transmitsecurity.io
-}
-
-// For the URLs of API calls: a change of region is a change in one place.
-func ExampleEndpoint_URL() {
-	fmt.Println(mosaic.EU.URL("/risk/v1/recommendation?action_token=abc"))
-	// Output: https://api.eu.transmitsecurity.io/risk/v1/recommendation?action_token=abc
-}
-
-// For an allow-list of outgoing connections.
-func ExampleEndpoint_TokenURL() {
-	fmt.Println(mosaic.US.TokenURL())
-	// Output: https://api.transmitsecurity.io/oidc/token
-}
-
-// For an API of your own, protected by Mosaic: its resource is the audience of the tokens. To an
-// https URL Config.Client sends them, too.
+// If Mosaic protects an API of your own, set Resource to that API's URI, which becomes the audience
+// of the tokens. If the URI is an https URL, Config.Client also sends tokens to it.
 func ExampleResource() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -447,7 +259,7 @@ func ExampleResource() {
 	// Output: [https://orders.acme.com]
 }
 
-// A metric would be two counters and two sums of seconds in Prometheus or OpenTelemetry, with a
+// A metric stands for two counters and two sums of seconds in Prometheus or OpenTelemetry, with the
 // label resource.
 type metric struct {
 	tokens, failures int
@@ -455,14 +267,14 @@ type metric struct {
 	counted          int           // failures since the last token
 }
 
-// A meter is a slog.Handler counting the records of Config.Logger before it passes them on.
+// A meter is a slog.Handler that counts the records of Config.Logger before it passes them on.
 type meter struct {
 	slog.Handler
 	mu      *sync.Mutex
 	metrics map[string]*metric // by resource
 }
 
-// Enabled lets through tokens, logged at debug.
+// Enabled returns true at every level, because most tokens are logged at debug.
 func (m meter) Enabled(context.Context, slog.Level) bool { return true }
 
 func (m meter) WithAttrs(attrs []slog.Attr) slog.Handler {
@@ -504,7 +316,7 @@ func (m meter) count(r slog.Record) {
 	}
 }
 
-// For metrics: a slog.Handler counts tokens, failures and their durations.
+// For metrics, a slog.Handler counts tokens, failures and their durations.
 func ExampleConfig_metrics() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -538,41 +350,6 @@ func ExampleConfig_metrics() {
 	// https://risk.identity.security 1 token, 1 failure true
 }
 
-// For a secret, key or certificate in files, replaced by Kubernetes or cert-manager: no restart is
-// needed.
-func ExampleFiles() {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
-	dir, err := os.MkdirTemp("", "")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	file := filepath.Join(dir, "client-secret") // in production, of a mounted volume
-
-	conf := &mosaic.Config{
-		ClientID:       srv.Config().ClientID,
-		Endpoint:       srv.Endpoint(),
-		GetCredentials: mosaic.Files{ClientSecret: file}.Credentials,
-	}
-	first, second := srv.Config().ClientSecret, "the second secret"
-	srv.AddSecret(second) // in production, in Mosaic's Admin Portal
-	for _, secret := range []string{first, second} {
-		if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
-			log.Fatal(err)
-		}
-		tok, err := conf.Token(srv.Context(context.Background()))
-		if err != nil {
-			log.Fatal(err)
-		}
-		fmt.Println(tok.Valid())
-	}
-	srv.RevokeSecret(first)
-	// Output:
-	// true
-	// true
-}
-
 // A vaultClient stands for the client of a vault's SDK.
 type vaultClient map[string]string
 
@@ -584,7 +361,8 @@ func (v vaultClient) Read(_ context.Context, path string) (string, error) {
 	return secret, nil
 }
 
-// For a secret in a vault: it is read before each token request, about every 40 minutes.
+// A secret in a vault is read before each token request, about every 40 minutes, so it needs no
+// cache.
 func ExampleConfig_vault() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -620,8 +398,8 @@ type fixedSource struct{ *x509SVID }
 
 func (s fixedSource) GetX509SVID() (*x509SVID, error) { return s.x509SVID, nil }
 
-// For a workload with an identity of SPIFFE: its SVID, replaced every hour or so, is the client's
-// certificate.
+// A workload with a SPIFFE identity presents its SVID as the client's certificate. SPIFFE replaces
+// the SVID every hour or so, which needs no restart.
 func ExampleConfig_spiffe() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -658,22 +436,7 @@ func ExampleConfig_spiffe() {
 	// Output: 200 OK
 }
 
-// For a program configured by its environment.
-func ExampleFromEnv() {
-	env := map[string]string{
-		"MOSAIC_CLIENT_ID":     "my-client",
-		"MOSAIC_CLIENT_SECRET": "5ecr3t-5ecr3t",
-		"MOSAIC_ENDPOINT":      "eu",
-	}
-	conf, err := mosaic.FromEnv(func(name string) string { return env[name] }) // in production, os.Getenv
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(conf)
-	// Output: mosaic.Config{ClientID: "my-client", ClientSecret: [redacted], Endpoint: "https://api.eu.transmitsecurity.io"}
-}
-
-// For a key in PEM from a vault, or from an environment variable.
+// If the private key comes as PEM from a vault or from an environment variable, parse it first.
 func ExampleParsePrivateKey() {
 	generated, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -694,8 +457,8 @@ func ExampleParsePrivateKey() {
 	// Output: <nil>
 }
 
-// For the rotation of a key: the Admin Portal gets a set with the current key and the next one,
-// before the next one is used.
+// Before a new key is used, submit a set with the current key and the new key in Mosaic's Admin
+// Portal.
 func ExampleConfig_JWKS_rotation() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -734,8 +497,8 @@ func ExampleConfig_JWKS_rotation() {
 	// true
 }
 
-// For a deployment's smoke test: Validate needs no network, and one token shows whether Mosaic
-// accepts the client.
+// Before a service takes traffic, Validate finds mistakes without the network, and one token
+// request shows whether Mosaic accepts the client.
 func Example_startUp() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -751,8 +514,9 @@ func Example_startUp() {
 	}
 }
 
-// For Kubernetes: the Secret is mounted as a volume.
-func Example_kubernetes() {
+// In Kubernetes, mount the Secret as a volume. The file is read again for each token request, so a
+// new secret needs no restart.
+func ExampleFiles() {
 	conf := &mosaic.Config{
 		ClientID:       "my-client",
 		Endpoint:       mosaic.EU,
@@ -762,7 +526,8 @@ func Example_kubernetes() {
 	// Output: <nil>
 }
 
-// For a certificate in files: it is read once. Files reads it again for each token request.
+// A certificate from tls.LoadX509KeyPair is read once. If it is renewed while the process runs, use
+// Files, which reads it again for each token request.
 func Example_certificate() {
 	cert, err := tls.LoadX509KeyPair("client.pem", "client-key.pem")
 	if err != nil {
@@ -772,8 +537,8 @@ func Example_certificate() {
 	fmt.Println(conf.Validate())
 }
 
-// For cert-manager: the certificate's Secret is mounted as a volume.
-func Example_certManager() {
+// If cert-manager issues the certificate, mount its Secret as a volume.
+func ExampleFiles_certManager() {
 	conf := &mosaic.Config{ClientID: "my-client", Endpoint: mosaic.EU}
 	conf.GetCredentials = mosaic.Files{
 		Certificate:    "/var/run/secrets/mosaic-tls/tls.crt",
@@ -783,8 +548,8 @@ func Example_certManager() {
 	// Output: <nil>
 }
 
-// For a certificate presented by an HTTP client of your own: Certificate cannot be used with an
-// instrumented transport.
+// If the transport is instrumented, it cannot be cloned for Certificate. The HTTP client then
+// presents the certificate itself.
 func Example_tlsClientAuth() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -808,7 +573,7 @@ func Example_tlsClientAuth() {
 	// Output: true
 }
 
-// tracing stands for a RoundTripper of an instrumentation library, such as otelhttp.NewTransport.
+// tracing stands for a function of an instrumentation library, such as otelhttp.NewTransport.
 func tracing(base http.RoundTripper) http.RoundTripper { return tracer{base} }
 
 type tracer struct{ http.RoundTripper }
@@ -818,7 +583,7 @@ func (t tracer) RoundTrip(req *http.Request) (*http.Response, error) {
 	return t.RoundTripper.RoundTrip(req)
 }
 
-// For traces: under the client, token requests have spans, too.
+// If the transport of the context's HTTP client makes spans, token requests have spans, too.
 func Example_tracing() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -845,28 +610,13 @@ func (u userAgent) RoundTrip(req *http.Request) (*http.Response, error) {
 	return u.RoundTripper.RoundTrip(req)
 }
 
-// For a User-Agent of your own, also on token requests.
-func Example_userAgent() {
-	srv := mosaictest.NewServer()
-	defer srv.Close()
-	base := &http.Client{Transport: userAgent{srv.Client().Transport}}
-	client := srv.Config().Client(context.WithValue(context.Background(), oauth2.HTTPClient, base))
-	resp, err := client.Get(srv.Endpoint().URL("/cis/v1/users"))
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer resp.Body.Close()
-	fmt.Println(srv.TokenRequests()[0].Header.Get("User-Agent"), srv.APIRequests()[0].Header.Get("User-Agent"))
-	// Output: acme-backend/1.0 acme-backend/1.0
-}
-
-// tenants has a client for each tenant.
+// tenants holds a client for each tenant.
 type tenants struct {
 	mu      sync.Mutex
 	clients map[string]*http.Client
 }
 
-// client returns the client of a tenant, made by its first call.
+// client returns the client of a tenant, which the tenant's first call makes.
 func (t *tenants) client(ctx context.Context, id, secret string, endpoint mosaic.Endpoint) *http.Client {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -877,7 +627,8 @@ func (t *tenants) client(ctx context.Context, id, secret string, endpoint mosaic
 	return t.clients[id]
 }
 
-// For many tenants: a client each, shared by all its requests.
+// A service with many tenants keeps one client for each tenant, so that all requests of a tenant
+// share its tokens.
 func Example_tenants() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -898,7 +649,8 @@ func Example_tenants() {
 	// Output: 2 token requests
 }
 
-// For a function with a token stored elsewhere between its runs.
+// If a serverless function keeps its token elsewhere between runs, oauth2.ReuseTokenSource seeds
+// the source with that token.
 func Example_serverless() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -929,7 +681,8 @@ func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 	return map[string]string{"authorization": "Bearer " + tok.AccessToken}, nil
 }
 
-// For gRPC: perRPC is a credentials.PerRPCCredentials of grpc-go, and minds the deadline of a call.
+// For gRPC, perRPC is a credentials.PerRPCCredentials of grpc-go. The wait for a token ends at the
+// call's deadline.
 func Example_gRPC() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()

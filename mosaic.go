@@ -98,6 +98,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -188,14 +189,16 @@ type Config struct {
 	// named by each request's path.
 	Resource Resource
 
-	// Hosts are further hosts, with or without a port. Client sends tokens to them, over https.
+	// Hosts lists further hosts, with or without a port, to which Client sends tokens over https.
+	// A request's host must be written as it is here, but for upper and lower case and ":443".
 	Hosts []string
 
 	// Scopes are the scopes to request. Mosaic does not document their effect on a token.
 	Scopes []string
 
 	// EndpointParams are further parameters of the token request. They may not set client_id,
-	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope.
+	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope: set
+	// the fields above instead.
 	EndpointParams url.Values
 
 	// Logger gets the records listed in the package documentation. Nil: none.
@@ -228,24 +231,33 @@ type Files struct {
 //
 // An error names the field, and shows the path if the path is absolute. A relative path may be a
 // secret that was set by mistake, so it is not shown.
-func (f Files) Credentials(context.Context) (c Credentials, err error) {
-	c.KeyID = f.KeyID
-	if (f.Certificate == "") != (f.CertificateKey == "") {
-		err = errors.New("set both Certificate and CertificateKey")
-	}
-	if f.ClientSecret != "" && err == nil {
-		c.ClientSecret, err = files.Secret(f.ClientSecret)
-	}
-	if f.PrivateKey != "" && err == nil {
-		c.PrivateKey, err = files.Key(f.PrivateKey)
-	}
-	if f.Certificate != "" && err == nil {
-		c.Certificate, err = files.Pair(f.Certificate, f.CertificateKey)
-	}
+func (f Files) Credentials(context.Context) (Credentials, error) {
+	c, _, err := f.read()
 	if err != nil {
 		return Credentials{}, fmt.Errorf("mosaic: %w", err)
 	}
 	return c, nil
+}
+
+// read returns the credentials in the files, or an error and the field of Config that it is about.
+func (f Files) read() (c Credentials, field string, err error) {
+	c.KeyID = f.KeyID
+	if (f.Certificate == "") != (f.CertificateKey == "") {
+		field, err = "Certificate", errors.New("set both Certificate and CertificateKey")
+	}
+	if f.ClientSecret != "" && err == nil {
+		field = "ClientSecret"
+		c.ClientSecret, err = files.Secret(f.ClientSecret)
+	}
+	if f.PrivateKey != "" && err == nil {
+		field = "PrivateKey"
+		c.PrivateKey, err = files.Key(f.PrivateKey)
+	}
+	if f.Certificate != "" && err == nil {
+		field = "Certificate"
+		c.Certificate, err = files.Pair(f.Certificate, f.CertificateKey)
+	}
+	return c, field, err
 }
 
 // ParsePrivateKey returns the private key in PEM data: PKCS #8, PKCS #1 or SEC 1, as openssl,
@@ -263,109 +275,136 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// Validate returns nil, or an error naming every mistake in c, by field and on one line. Token,
-// TokenSource, Client and JWKS call it; call it first to find mistakes at start-up. It makes no
-// request and does not call GetCredentials.
+// Validate returns nil, or an error of one line that names every mistake in c by its field. Token,
+// TokenSource, Client and JWKS call Validate. Call it yourself to find mistakes when your program
+// starts. Validate makes no request and does not call GetCredentials.
 func (c *Config) Validate() error {
 	_, err := c.check()
 	return err
 }
 
-// problems are the mistakes in a Config, each a text beginning with the field.
-type problems []string
-
-func (p *problems) add(format string, args ...any) { *p = append(*p, fmt.Sprintf(format, args...)) }
-
-func (p problems) err(what string) error {
-	if len(p) == 0 {
-		return nil
-	}
-	return errors.New(what + strings.Join(p, "; "))
+// problems are the mistakes in a Config, as texts that name the field.
+type problems struct {
+	texts   []string
+	inFront map[string]string // of a text, by the field that it is about
 }
 
-// check returns the fixed credentials of c, nil if there are none.
-func (c *Config) check() (*identity.Credentials, error) {
-	fixed, p := c.problems()
+// add adds a mistake in a field. The field of a mistake in the choice of credentials is Credentials.
+func (p *problems) add(field, format string, args ...any) {
+	p.texts = append(p.texts, p.inFront[field]+fmt.Sprintf(format, args...))
+}
+
+// err returns nil if there are no problems.
+func (p *problems) err(what string) error {
+	if len(p.texts) == 0 {
+		return nil
+	}
+	return errors.New(what + strings.Join(p.texts, "; "))
+}
+
+// check returns the credentials in c's fields, or the error of Validate.
+func (c *Config) check() (fixed *identity.Credentials, err error) {
+	var p problems
+	fixed = c.checkFields(&p)
 	return fixed, p.err("mosaic: invalid Config: ")
 }
 
-func (c *Config) problems() (fixed *identity.Credentials, p problems) {
+func (c *Config) checkFields(p *problems) (fixed *identity.Credentials) {
 	if c.ClientID == "" {
-		p.add("ClientID is empty: set the application's client ID")
+		p.add("ClientID", "ClientID is empty: set the application's client ID")
 	}
 	p.checkText("ClientID", c.ClientID)
 	p.checkText("AssertionAudience", c.AssertionAudience)
-	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
-	switch none := own == (Credentials{}); {
-	case c.GetCredentials != nil && (!none || c.TLSClientAuth):
-		p.add("GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
-	case c.GetCredentials != nil:
-	case c.TLSClientAuth && !none:
-		p.add("TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
-	case c.TLSClientAuth:
-		fixed = new(identity.Credentials)
-	default:
-		fixed = own.check(&p, c.SigningAlgorithm)
-	}
-	if c.PrivateKey == nil && c.GetCredentials == nil {
-		if c.SigningAlgorithm != "" {
-			p.add("SigningAlgorithm is set without PrivateKey")
-		}
-		if c.AssertionAudience != "" {
-			p.add("AssertionAudience is set without PrivateKey")
-		}
-	}
+	fixed = c.checkCredentials(p)
 	if err := c.Endpoint.check(); err != nil {
-		p.add("%v", err)
+		p.add("Endpoint", "%v", err)
 	}
 	if err := c.Resource.check(); err != nil {
-		p.add("%v", err)
+		p.add("Resource", "%v", err)
 	}
 	for _, host := range c.Hosts {
 		if err := checkHost(host); err != nil {
-			p.add("Hosts: %s %v", quoteURL(host), err)
+			p.add("Hosts", "Hosts: %s %v", quoteURL(host), err)
 		}
 	}
-	for _, name := range []string{"client_assertion", "client_assertion_type", "client_id", "client_secret", "grant_type", "resource", "scope"} {
-		if _, ok := c.EndpointParams[name]; ok {
-			p.add("EndpointParams may not set %q", name)
+	for _, param := range slices.Sorted(maps.Keys(c.EndpointParams)) {
+		if instead, ok := ownParams[param]; ok {
+			p.add("EndpointParams", "EndpointParams may not set %s: %s", param, instead)
 		}
 	}
-	return fixed, p
+	return fixed
 }
 
-// checkText reports control characters and invalid UTF-8.
+// ownParams has what to do instead of setting a parameter in EndpointParams.
+var ownParams = map[string]string{
+	"client_id": "set ClientID", "client_secret": "set ClientSecret", "client_assertion": "set PrivateKey", "client_assertion_type": "set PrivateKey",
+	"grant_type": "it is always client_credentials", "resource": "set Resource", "scope": "set Scopes",
+}
+
+// checkCredentials returns the credentials in c's fields, or nil if c has a GetCredentials.
+func (c *Config) checkCredentials(p *problems) *identity.Credentials {
+	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
+	none := own == (Credentials{})
+	if c.GetCredentials != nil {
+		if !none || c.TLSClientAuth {
+			p.add("GetCredentials", "GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
+		}
+		return nil
+	}
+	if c.PrivateKey == nil && c.SigningAlgorithm != "" {
+		p.add("SigningAlgorithm", "SigningAlgorithm is set without PrivateKey")
+	}
+	if c.PrivateKey == nil && c.AssertionAudience != "" {
+		p.add("AssertionAudience", "AssertionAudience is set without PrivateKey")
+	}
+	if !c.TLSClientAuth {
+		return own.check(p, c.SigningAlgorithm)
+	}
+	if !none {
+		p.add("TLSClientAuth", "TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
+	}
+	return new(identity.Credentials)
+}
+
+// checkText reports what an identifier or a secret never has, but gets on its way here: docker
+// --env-file and some secret stores keep quotes and white space.
 func (p *problems) checkText(field, value string) {
-	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		p.add("%s holds a control character (a line end read from a file?)", field)
-	}
-	if !utf8.ValidString(value) {
-		p.add("%s is not valid UTF-8", field)
+	outer := func(r rune) bool { return r == '"' || r == '\'' || unicode.IsSpace(r) }
+	switch {
+	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		p.add(field, "%s holds a control character (a line end read from a file?)", field)
+	case strings.TrimFunc(value, outer) != value:
+		p.add(field, "%s begins or ends with white space or a quote: remove it", field)
+	case !utf8.ValidString(value):
+		p.add(field, "%s is not valid UTF-8", field)
 	}
 }
 
-// check returns c for package grant, with the default of SigningAlgorithm.
+// check returns c for package grant. If c has no SigningAlgorithm, algorithm takes its place.
 func (c *Credentials) check(p *problems, algorithm string) *identity.Credentials {
 	checked := &identity.Credentials{Secret: c.ClientSecret}
 	p.checkText("ClientSecret", c.ClientSecret)
+	p.checkText("KeyID", c.KeyID)
 	switch {
 	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
-		p.add("set ClientSecret, PrivateKey or Certificate")
+		p.add("Credentials", "set ClientSecret, PrivateKey or Certificate")
 	case c.ClientSecret != "" && c.PrivateKey != nil:
-		p.add("ClientSecret and PrivateKey exclude each other")
+		p.add("Credentials", "ClientSecret and PrivateKey exclude each other")
+	}
+	if c.PrivateKey == nil && c.KeyID != "" {
+		p.add("KeyID", "KeyID is set without PrivateKey")
 	}
 	if c.PrivateKey != nil {
-		var err error
-		if checked.Key, err = assertion.NewKey(c.PrivateKey, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
-			p.add("%v", err)
+		if public, err := assertion.PublicKey(c.PrivateKey); err != nil {
+			p.add("PrivateKey", "PrivateKey %v", err)
+		} else if checked.Key, err = assertion.NewKey(c.PrivateKey, public, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
+			p.add("SigningAlgorithm", "%v", err)
 		}
-	} else if c.KeyID != "" {
-		p.add("KeyID is set without PrivateKey")
 	}
 	if c.Certificate != nil {
 		var err error
 		if checked.Certificate, err = mtls.New(c.Certificate); err != nil {
-			p.add("%v", err)
+			p.add("Certificate", "%v", err)
 		}
 	}
 	return checked
@@ -431,6 +470,8 @@ type TokenSource struct {
 	source *refresh.Source // a pointer: fmt does not look behind it
 	err    error           // of an invalid Config; source is then nil
 }
+
+var _ oauth2.TokenSource = (*TokenSource)(nil)
 
 // Token returns the current token, as the caller's own copy (only the values of Extra are shared).
 // It blocks only without a valid token, for at most 30 seconds. If it first waits for a renewal
@@ -634,7 +675,7 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 		var p problems
 		all = append(all, n.check(&p, c.SigningAlgorithm))
 		if n.ClientSecret != "" {
-			p.add("ClientSecret has no public key")
+			p.add("ClientSecret", "ClientSecret has no public key")
 		}
 		if err := p.err(fmt.Sprintf("mosaic: JWKS: next[%d]: ", i)); err != nil {
 			return nil, err
@@ -654,23 +695,32 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	return set, nil
 }
 
-// FromEnv returns the Config described by environment variables. getenv is os.Getenv, or adds a
-// prefix to their names. An empty variable counts as unset.
+// FromEnv returns the Config described by environment variables. getenv is os.Getenv, or a function
+// that adds a prefix to their names. A variable that is set but empty counts as unset.
 //
 //	MOSAIC_CLIENT_ID          required
 //	MOSAIC_ENDPOINT           required; see [ParseEndpoint]
 //	MOSAIC_CLIENT_SECRET      one of these three, or only a certificate
 //	MOSAIC_CLIENT_SECRET_FILE
 //	MOSAIC_PRIVATE_KEY_FILE   with MOSAIC_KEY_ID, MOSAIC_SIGNING_ALGORITHM, MOSAIC_ASSERTION_AUDIENCE
-//	MOSAIC_CERTIFICATE_FILE   with MOSAIC_CERTIFICATE_KEY_FILE; alone, or beside one of the three
+//	MOSAIC_CERTIFICATE_FILE   with MOSAIC_CERTIFICATE_KEY_FILE; alone, or together with one of the three
 //	MOSAIC_RESOURCE           optional
 //	MOSAIC_SCOPES             optional, separated by spaces
 //	MOSAIC_HOSTS              optional, separated by spaces
 //
-// Files are read by GetCredentials, and once here to find mistakes. The error names each variable
-// to set. It shows no secret.
+// Files are read by GetCredentials at each token request, and once by FromEnv, so that it returns
+// an error if a file is missing or wrong. The error names every variable that has to be set or
+// changed. It shows no secret.
 func FromEnv(getenv func(string) string) (*Config, error) {
-	secret := getenv("MOSAIC_CLIENT_SECRET")
+	c := &Config{
+		ClientID:          getenv("MOSAIC_CLIENT_ID"),
+		ClientSecret:      getenv("MOSAIC_CLIENT_SECRET"),
+		SigningAlgorithm:  getenv("MOSAIC_SIGNING_ALGORITHM"),
+		AssertionAudience: getenv("MOSAIC_ASSERTION_AUDIENCE"),
+		Resource:          Resource(getenv("MOSAIC_RESOURCE")),
+		Scopes:            strings.Fields(getenv("MOSAIC_SCOPES")),
+		Hosts:             strings.Fields(getenv("MOSAIC_HOSTS")),
+	}
 	f := Files{
 		ClientSecret:   getenv("MOSAIC_CLIENT_SECRET_FILE"),
 		PrivateKey:     getenv("MOSAIC_PRIVATE_KEY_FILE"),
@@ -678,65 +728,58 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 		CertificateKey: getenv("MOSAIC_CERTIFICATE_KEY_FILE"),
 		KeyID:          getenv("MOSAIC_KEY_ID"),
 	}
-	c := &Config{
-		ClientID:          getenv("MOSAIC_CLIENT_ID"),
-		SigningAlgorithm:  getenv("MOSAIC_SIGNING_ALGORITHM"),
-		AssertionAudience: getenv("MOSAIC_ASSERTION_AUDIENCE"),
-		Resource:          Resource(getenv("MOSAIC_RESOURCE")),
-		Scopes:            strings.Fields(getenv("MOSAIC_SCOPES")),
-		Hosts:             strings.Fields(getenv("MOSAIC_HOSTS")),
+	p := problems{inFront: variables}
+	var err error
+	if c.Endpoint, err = parseEndpoint(getenv("MOSAIC_ENDPOINT")); err != nil {
+		p.add("Endpoint", "%v", err)
+		c.Endpoint = US // has no problem, so Endpoint is reported once
 	}
-	var p, byField problems
-	if endpoint := getenv("MOSAIC_ENDPOINT"); endpoint != "" {
-		if err := c.Endpoint.UnmarshalText([]byte(endpoint)); err != nil {
-			p.add("MOSAIC_ENDPOINT: %s", strings.TrimPrefix(err.Error(), "mosaic: "))
-			c.Endpoint = US // one error is enough: c.problems finds none in US
-		}
-	}
-	if f == (Files{}) {
-		c.ClientSecret = secret
-	} else {
-		if secret != "" && f.ClientSecret != "" {
-			p.add("MOSAIC_CLIENT_SECRET and MOSAIC_CLIENT_SECRET_FILE exclude each other")
-		}
-		if f.PrivateKey == "" && (c.SigningAlgorithm != "" || c.AssertionAudience != "") {
-			p.add("MOSAIC_SIGNING_ALGORITHM and MOSAIC_ASSERTION_AUDIENCE need MOSAIC_PRIVATE_KEY_FILE")
-		}
-		c.GetCredentials = func(ctx context.Context) (Credentials, error) {
+	now := *c // with what the files hold now
+	if f != (Files{}) {
+		secret := c.ClientSecret
+		c.ClientSecret, c.GetCredentials = "", func(ctx context.Context) (Credentials, error) {
 			creds, err := f.Credentials(ctx)
 			creds.ClientSecret = cmp.Or(creds.ClientSecret, secret)
 			return creds, err
 		}
-		creds, err := c.GetCredentials(context.Background())
-		if err == nil {
-			creds.check(&byField, c.SigningAlgorithm)
-		} else if text := strings.TrimPrefix(err.Error(), "mosaic: "); strings.HasPrefix(text, "ClientSecret") {
-			p.add("MOSAIC_CLIENT_SECRET_FILE%s", strings.TrimPrefix(text, "ClientSecret"))
+		if secret != "" && f.ClientSecret != "" {
+			p.add("ClientSecret", "set only one of the two variables")
+		}
+		if creds, field, err := f.read(); err != nil {
+			p.add(field, "%v", err)
+			now = *c // the credentials are not known
 		} else {
-			byField.add("%s", text)
+			now.ClientSecret, now.PrivateKey = cmp.Or(creds.ClientSecret, secret), creds.PrivateKey
+			now.KeyID, now.Certificate = creds.KeyID, creds.Certificate
 		}
 	}
-	_, rest := c.problems()
-	for _, text := range append(byField, rest...) {
-		own, _, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
-		p = append(p, variables.Replace(own)+text[len(own):])
-	}
-	if len(p) > 0 {
-		return nil, p.err("mosaic: invalid environment: ")
+	now.checkFields(&p)
+	if err := p.err("mosaic: invalid environment: "); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
-// variables maps the fields of a Config to the variables of FromEnv.
-var variables = strings.NewReplacer(
-	"ClientID", "MOSAIC_CLIENT_ID", "ClientSecret", "MOSAIC_CLIENT_SECRET(_FILE)", "PrivateKey", "MOSAIC_PRIVATE_KEY_FILE",
-	"KeyID", "MOSAIC_KEY_ID", "SigningAlgorithm", "MOSAIC_SIGNING_ALGORITHM", "AssertionAudience", "MOSAIC_ASSERTION_AUDIENCE",
-	"CertificateKey", "MOSAIC_CERTIFICATE_KEY_FILE", "Certificate", "MOSAIC_CERTIFICATE_FILE", "Endpoint", "MOSAIC_ENDPOINT", "Resource", "MOSAIC_RESOURCE", "Hosts", "MOSAIC_HOSTS",
-	"mosaic.EU", "eu",
-)
+// variables has the variables of FromEnv that a field comes from, to be put in front of its problems.
+var variables = map[string]string{
+	"Credentials":       "MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ",
+	"ClientID":          "MOSAIC_CLIENT_ID: ",
+	"ClientSecret":      "MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ",
+	"PrivateKey":        "MOSAIC_PRIVATE_KEY_FILE: ",
+	"KeyID":             "MOSAIC_KEY_ID: ",
+	"SigningAlgorithm":  "MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: ",
+	"AssertionAudience": "MOSAIC_ASSERTION_AUDIENCE: ",
+	"Certificate":       "MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: ",
+	"Endpoint":          "MOSAIC_ENDPOINT: ",
+	"Resource":          "MOSAIC_RESOURCE: ",
+	"Hosts":             "MOSAIC_HOSTS: ",
+}
 
 // String returns c without its secret and its keys.
-func (c Config) String() string {
+func (c Config) String() string { return "mosaic.Config{" + c.fields() + "}" }
+
+// fields returns the fields of c that are set, without secrets.
+func (c Config) fields() string {
 	var fields []string
 	add := func(name, format string, value any, set bool) {
 		if set {
@@ -763,7 +806,7 @@ func (c Config) String() string {
 	list("Hosts", hosts)
 	list("Scopes", c.Scopes)
 	list("EndpointParams", slices.Sorted(maps.Keys(c.EndpointParams)))
-	return "mosaic.Config{" + strings.Join(fields, ", ") + "}"
+	return strings.Join(fields, ", ")
 }
 
 // Format writes [Config.String] for every verb and flag.
@@ -777,8 +820,8 @@ func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // String returns c without its secret and its keys.
 func (c Credentials) String() string {
-	conf := Config{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, SigningAlgorithm: c.SigningAlgorithm, Certificate: c.Certificate}
-	return strings.Replace(conf.String(), "Config", "Credentials", 1)
+	same := Config{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, SigningAlgorithm: c.SigningAlgorithm, Certificate: c.Certificate}
+	return "mosaic.Credentials{" + same.fields() + "}"
 }
 
 // Format writes [Credentials.String] for every verb and flag.

@@ -23,7 +23,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +52,7 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 		"api.eu.transmitsecurity.io":          mosaic.EU,
 		"Login.Acme.com/":                     "https://login.acme.com",
 		"login.acme.com:8443":                 "https://login.acme.com:8443",
-		"https://login.acme.com:0443":         "https://login.acme.com",
+		"https://login.acme.com:443":          "https://login.acme.com",
 		"https://login.acme.com:80":           "https://login.acme.com:80",
 		"https://login.acme.com:65535":        "https://login.acme.com:65535",
 		"https://xn--mller-kva.example":       "https://xn--mller-kva.example",
@@ -61,7 +60,7 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 		"https://" + long[:63]:                mosaic.Endpoint("https://" + long[:63]),
 		long:                                  mosaic.Endpoint("https://" + long),
 		"10.0.0.1":                            "https://10.0.0.1",
-		"https://[2001:DB8:0::1]:443":         "https://[2001:db8::1]",
+		"https://[2001:DB8:0::1]:443":         "https://[2001:db8:0::1]",
 		"http://LOCALHOST:80/":                "http://localhost",
 		"http://127.8.9.1:8080":               "http://127.8.9.1:8080",
 		"http://[::1]:8080":                   "http://[::1]:8080",
@@ -74,18 +73,16 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 
 func TestParseEndpointSaysWhyNot(t *testing.T) {
 	for why, texts := range map[string][]string{
-		"is empty":                            {"", " ", "\t\n"},
-		"is no known name":                    {"mars", " eu", "localhost", "localhost:8080"},
-		"is no URL":                           {"https://acme.com:x", "https:acme.com", "https://[::1", "https://a b.com", "https://[fe80::1]1"},
-		"is not https (plain http":            {"http://acme.com", "http://localhost.acme.com", "http://127.0.0.1.acme.com", "http://10.0.0.1", "http://[::2]"},
-		"is not https":                        {"ftp://acme.com", "ws://localhost"},
-		"holds user information":              {"https://user@acme.com", "https://@acme.com", "user:hunter2@acme.com", "https://user:hun@ter/2@acme.com"},
-		"has a path":                          {"https://acme.com/oidc/token", "acme.com/oidc/token", "https://acme.com//", "https:/acme.com"},
-		"has a query or a fragment":           {"https://acme.com?", "https://acme.com/?a=b", "acme.com#a"},
-		"has a bad port":                      {"https://acme.com:0", "https://acme.com:65536", "https://acme.com:", "http://localhost:00"},
-		"has a bad host":                      {"https://", "https://:443", "https://acme.com.", "https://acme..com", "https://*.acme.com", "https://" + strings.Repeat("a", 64), "https://" + strings.Repeat("a.", 127) + "a", "https://[::1%25eth0]"},
-		"holds a control character":           {"https://acme.com\n", "eu\n", "acme.com\x7f"},
-		"holds a character that is not ASCII": {"https://bücher.example", "https://acme.com\u00a0", "\u212a.com"},
+		"is empty":                          {"", " ", "\t\n"},
+		"is not a URL":                      {"mars", " eu", "eu\n", "localhost", "localhost:8080", "https://acme.com\n", "acme.com\x7f", "https://acme.com:x", "https:acme.com", "https://[::1", "https://a b.com", "https://[fe80::1]1"},
+		"is not https (plain http":          {"http://acme.com", "http://localhost.acme.com", "http://127.0.0.1.acme.com", "http://10.0.0.1", "http://[::2]"},
+		"is not https":                      {"ftp://acme.com", "ws://localhost"},
+		"holds user information":            {"https://user@acme.com", "https://@acme.com", "user:hunter2@acme.com", "https://user:hun@ter/2@acme.com"},
+		"has a path":                        {"https://acme.com/oidc/token", "acme.com/oidc/token", "https://acme.com//", "https:/acme.com"},
+		"has a query or a fragment":         {"https://acme.com?", "https://acme.com/?a=b", "acme.com#a"},
+		"has a bad port":                    {"https://acme.com:0", "https://acme.com:65536", "https://acme.com:", "https://acme.com:0443", "http://localhost:00"},
+		"has a bad host":                    {"https://", "https://:443", "https://acme.com.", "https://acme..com", "https://*.acme.com", "https://" + strings.Repeat("a", 64), "https://" + strings.Repeat("a.", 127) + "a", "https://[::1%25eth0]"},
+		"has a character that is not ASCII": {"https://bücher.example", "https://acme.com\u00a0", "\u212a.com"},
 	} {
 		for _, text := range texts {
 			got, err := mosaic.ParseEndpoint(text)
@@ -236,6 +233,12 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"no ClientID", func(c *mosaic.Config) { c.ClientID = "" }, []string{"ClientID is empty"}},
 		{"a line end", func(c *mosaic.Config) { c.ClientID += "\n" }, []string{"ClientID holds a control character (a line end"}},
 		{"a DEL", func(c *mosaic.Config) { c.ClientSecret += "\x7f" }, []string{"ClientSecret holds a control character"}},
+		{"a quoted ClientID", func(c *mosaic.Config) { c.ClientID = `"acme"` }, []string{"ClientID begins or ends with white space or a quote"}},
+		{"a quote at the end", func(c *mosaic.Config) { c.ClientSecret += "'" }, []string{"ClientSecret begins or ends with"}},
+		{"a space in front", func(c *mosaic.Config) { c.ClientSecret = " " + secret }, []string{"ClientSecret begins or ends with"}},
+		{"a no-break space", func(c *mosaic.Config) { c.ClientSecret += "\u00a0" }, []string{"ClientSecret begins or ends with"}},
+		{"a quoted KeyID", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.KeyID = "", kit.EC(), "'k'" }, []string{"KeyID begins or ends with"}},
+		{"a KeyID that is not UTF-8", func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey, c.KeyID = "", kit.EC(), "k\xff" }, []string{"KeyID is not valid UTF-8"}},
 		{"no UTF-8", func(c *mosaic.Config) { c.ClientID = "\xff" }, []string{"ClientID is not valid UTF-8"}},
 		{"no credentials", func(c *mosaic.Config) { c.ClientSecret = "" }, []string{"set ClientSecret, PrivateKey or Certificate"}},
 		{"two", func(c *mosaic.Config) { c.PrivateKey = kit.EC() }, []string{"ClientSecret and PrivateKey exclude each other"}},
@@ -257,7 +260,7 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"a Certificate with a public key", func(c *mosaic.Config) { c.Certificate = &public }, []string{"Certificate has no usable private key (ed25519.PublicKey)"}},
 		{"an expired Certificate", func(c *mosaic.Config) { c.Certificate = expired }, []string{"Certificate has expired"}},
 		{"no Endpoint", func(c *mosaic.Config) { c.Endpoint = "" }, []string{"Endpoint is empty"}},
-		{"a name as Endpoint", func(c *mosaic.Config) { c.Endpoint = "SBX" }, []string{`Endpoint "SBX" is a name`, "mosaic.Sandbox"}},
+		{"a name as Endpoint", func(c *mosaic.Config) { c.Endpoint = "SBX" }, []string{`Endpoint "SBX" is not a URL: use a constant such as mosaic.EU`}},
 		{"a domain as Endpoint", func(c *mosaic.Config) { c.Endpoint = "acme.com" }, []string{`Endpoint "acme.com"`, "ParseEndpoint"}},
 		{"a password in Endpoint", func(c *mosaic.Config) { c.Endpoint = "https://a:" + mosaic.Endpoint(secret) + "@acme.com" }, []string{`Endpoint "https://[redacted]@acme.com"`}},
 		{"no URI as Resource", func(c *mosaic.Config) { c.Resource = "risk" }, []string{`Resource "risk" is not an absolute URI`}},
@@ -265,7 +268,12 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"no hosts", func(c *mosaic.Config) { c.Hosts = []string{"", "[127.0.0.1]", "a.com:+1"} }, []string{`Hosts: ""`, `Hosts: "[127.0.0.1]"`, `Hosts: "a.com:+1"`}},
 		{"own parameters", func(c *mosaic.Config) {
 			c.EndpointParams = url.Values{"client_assertion": nil, "client_assertion_type": nil, "client_id": nil, "client_secret": nil, "grant_type": nil, "resource": nil, "scope": {secret}}
-		}, []string{`"client_assertion"`, `"client_assertion_type"`, `"client_id"`, `"client_secret"`, `"grant_type"`, `"resource"`, `"scope"`}},
+		}, []string{
+			"EndpointParams may not set client_id: set ClientID", "EndpointParams may not set client_secret: set ClientSecret",
+			"EndpointParams may not set client_assertion: set PrivateKey", "EndpointParams may not set client_assertion_type: set PrivateKey",
+			"EndpointParams may not set grant_type: it is always client_credentials",
+			"EndpointParams may not set resource: set Resource", "EndpointParams may not set scope: set Scopes",
+		}},
 		{"all at once", func(c *mosaic.Config) {
 			*c = mosaic.Config{Resource: "#", Hosts: []string{"a b"}, EndpointParams: url.Values{"scope": nil}}
 		},
@@ -455,23 +463,28 @@ func TestFromEnv(t *testing.T) {
 		{"a certificate beside a secret", env{"CLIENT_SECRET": secret, "CERTIFICATE_FILE": certFile, "CERTIFICATE_KEY_FILE": certKey}, ``, nil},
 		{"a certificate beside a key", env{"PRIVATE_KEY_FILE": keyFile, "CERTIFICATE_FILE": certFile, "CERTIFICATE_KEY_FILE": certKey}, ``, nil},
 
-		{"nothing", env{"CLIENT_ID": "", "ENDPOINT": ""}, "", []string{"MOSAIC_CLIENT_ID is empty", "MOSAIC_ENDPOINT is empty", "set MOSAIC_CLIENT_SECRET(_FILE), MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE"}},
+		{"nothing", env{"CLIENT_ID": "", "ENDPOINT": ""}, "", []string{"MOSAIC_CLIENT_ID: ClientID is empty", `MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox"`,
+			"MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate"}},
 		{"mistakes everywhere", env{"CLIENT_SECRET": secret + "\n", "ENDPOINT": "mars", "RESOURCE": "x", "HOSTS": "https://a.com"}, "",
-			[]string{"MOSAIC_CLIENT_SECRET(_FILE) holds a control character", `MOSAIC_ENDPOINT: endpoint "mars"`, `MOSAIC_RESOURCE "x"`, `MOSAIC_HOSTS: "https://a.com" is a URL`}},
-		{"two secrets", env{"CLIENT_SECRET": secret, "CLIENT_SECRET_FILE": secretFile}, "", []string{"MOSAIC_CLIENT_SECRET and MOSAIC_CLIENT_SECRET_FILE exclude"}},
-		{"a secret and a key", env{"CLIENT_SECRET": secret, "PRIVATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CLIENT_SECRET(_FILE) and MOSAIC_PRIVATE_KEY_FILE exclude"}},
-		{"what a key needs", env{"CLIENT_SECRET": secret, "SIGNING_ALGORITHM": "RS256", "ASSERTION_AUDIENCE": "x"}, "", []string{"MOSAIC_SIGNING_ALGORITHM", "MOSAIC_ASSERTION_AUDIENCE", "MOSAIC_PRIVATE_KEY_FILE"}},
-		{"the same beside a file", env{"CLIENT_SECRET_FILE": secretFile, "KEY_ID": "k", "SIGNING_ALGORITHM": "RS256"}, "", []string{"MOSAIC_SIGNING_ALGORITHM", "MOSAIC_KEY_ID", "MOSAIC_PRIVATE_KEY_FILE"}},
-		{"another algorithm", env{"PRIVATE_KEY_FILE": keyFile, "SIGNING_ALGORITHM": "RS256"}, "", []string{`MOSAIC_SIGNING_ALGORITHM "RS256" does not fit`}},
-		{"no files", env{"CLIENT_SECRET_FILE": absent, "PRIVATE_KEY_FILE": absent}, "", []string{"MOSAIC_CLIENT_SECRET_FILE \""}},
-		{"no key file", env{"PRIVATE_KEY_FILE": absent}, "", []string{"MOSAIC_PRIVATE_KEY_FILE \"", "no such file"}},
+			[]string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret holds a control character", `MOSAIC_ENDPOINT: endpoint "mars"`, `MOSAIC_RESOURCE: Resource "x"`, `MOSAIC_HOSTS: Hosts: "https://a.com" is a URL`}},
+		{"two secrets", env{"CLIENT_SECRET": secret, "CLIENT_SECRET_FILE": secretFile}, "", []string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: set only one of the two variables"}},
+		{"a secret and a key", env{"CLIENT_SECRET": secret, "PRIVATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ClientSecret and PrivateKey exclude"}},
+		{"a quoted secret", env{"CLIENT_SECRET": "'" + secret + "'"}, "", []string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret begins or ends with"}},
+		{"what a key needs", env{"CLIENT_SECRET": secret, "SIGNING_ALGORITHM": "RS256", "ASSERTION_AUDIENCE": "x"}, "", []string{"MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: SigningAlgorithm is set without", "MOSAIC_ASSERTION_AUDIENCE: AssertionAudience is set without"}},
+		{"the same beside a file", env{"CLIENT_SECRET_FILE": secretFile, "KEY_ID": "k", "SIGNING_ALGORITHM": "RS256"}, "", []string{"MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: SigningAlgorithm is set without", "MOSAIC_KEY_ID: KeyID is set without PrivateKey"}},
+		{"another algorithm", env{"PRIVATE_KEY_FILE": keyFile, "SIGNING_ALGORITHM": "RS256"}, "", []string{`MOSAIC_SIGNING_ALGORITHM or MOSAIC_PRIVATE_KEY_FILE: SigningAlgorithm "RS256" does not fit`}},
+		{"no files", env{"CLIENT_SECRET_FILE": absent, "PRIVATE_KEY_FILE": absent}, "", []string{"MOSAIC_CLIENT_SECRET_FILE: ClientSecret \""}},
+		{"no key file", env{"PRIVATE_KEY_FILE": absent}, "", []string{"MOSAIC_PRIVATE_KEY_FILE: PrivateKey \"", "no such file"}},
 		{"a key itself", env{"PRIVATE_KEY_FILE": pem}, "", []string{"MOSAIC_PRIVATE_KEY_FILE: "}},
 		{"a secret itself", env{"CLIENT_SECRET_FILE": secret}, "", []string{"MOSAIC_CLIENT_SECRET_FILE: "}},
-		{"a secret as a key", env{"PRIVATE_KEY_FILE": secretFile}, "", []string{"MOSAIC_PRIVATE_KEY_FILE \"", "not PEM"}},
-		{"no certificate file", env{"CERTIFICATE_FILE": absent, "CERTIFICATE_KEY_FILE": certKey}, "", []string{"MOSAIC_CERTIFICATE_FILE \"", "no such file"}},
-		{"no key of the certificate", env{"CERTIFICATE_FILE": certFile}, "", []string{"MOSAIC_CERTIFICATE_FILE", "MOSAIC_CERTIFICATE_KEY_FILE"}},
-		{"another key of the certificate", env{"CERTIFICATE_FILE": certFile, "CERTIFICATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CERTIFICATE_FILE \"", "private key "}},
-		{"an odd key of the certificate", env{"CERTIFICATE_FILE": oddCert, "CERTIFICATE_KEY_FILE": oddKey}, "", []string{"MOSAIC_CERTIFICATE_FILE: its private key is"}},
+		{"a secret as a key", env{"PRIVATE_KEY_FILE": secretFile}, "", []string{"MOSAIC_PRIVATE_KEY_FILE: PrivateKey \"", "not PEM"}},
+		{"no key file of the certificate", env{"CERTIFICATE_FILE": certFile, "CERTIFICATE_KEY_FILE": absent}, "", []string{"MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: CertificateKey \"", "no such file"}},
+		{"a missing file, and mistakes elsewhere", env{"CLIENT_ID": "", "PRIVATE_KEY_FILE": absent, "KEY_ID": "k", "ASSERTION_AUDIENCE": "x", "RESOURCE": "x"}, "",
+			[]string{"MOSAIC_CLIENT_ID: ", "MOSAIC_PRIVATE_KEY_FILE: ", "MOSAIC_RESOURCE: "}},
+		{"no certificate file", env{"CERTIFICATE_FILE": absent, "CERTIFICATE_KEY_FILE": certKey}, "", []string{"MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: Certificate \"", "no such file"}},
+		{"no key of the certificate", env{"CERTIFICATE_FILE": certFile}, "", []string{"MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: set both"}},
+		{"another key of the certificate", env{"CERTIFICATE_FILE": certFile, "CERTIFICATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: Certificate \"", "private key "}},
+		{"an odd key of the certificate", env{"CERTIFICATE_FILE": oddCert, "CERTIFICATE_KEY_FILE": oddKey}, "", []string{"MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: Certificate has a private key that is not a valid ECDSA key"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, err := mosaic.FromEnv(func(name string) string { // as with a prefix
@@ -492,8 +505,9 @@ func TestFromEnv(t *testing.T) {
 						t.Errorf("got %v; want %s in it", err, want)
 					}
 				}
-				if field := regexp.MustCompile(`\b(Client|PrivateKey|KeyID|Signing|Assertion|Certificate|Endpoint|Resource|Hosts)`).FindString(err.Error()); field != "" {
-					t.Errorf("got %v; want variables, and no field such as %s", err, field)
+				mistakes := strings.Split(strings.TrimPrefix(err.Error(), "mosaic: invalid environment: "), "; ")
+				if slices.ContainsFunc(mistakes, func(text string) bool { return !strings.HasPrefix(text, "MOSAIC_") }) {
+					t.Errorf("got %v; want a variable in front of each mistake", err)
 				}
 				return
 			}
@@ -625,7 +639,7 @@ func TestAConfigIsLoadedFromJSON(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got another Config, error %v", err)
 	}
-	if err := json.Unmarshal([]byte(`{"Endpoint":"mars"}`), &got); err == nil || !strings.Contains(err.Error(), `"mars" is no known name`) {
+	if err := json.Unmarshal([]byte(`{"Endpoint":"mars"}`), &got); err == nil || !strings.Contains(err.Error(), `"mars" is not a URL`) {
 		t.Errorf("got error %v; want ParseEndpoint's", err)
 	}
 }
@@ -701,8 +715,6 @@ func FuzzParseClaims(f *testing.F) {
 }
 
 // TokenSource
-
-var _ oauth2.TokenSource = (*mosaic.TokenSource)(nil)
 
 func TestAZeroTokenSourceSaysWhereItsLikesAreMade(t *testing.T) {
 	s := new(mosaic.TokenSource)

@@ -68,7 +68,7 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 	}{
 		{"nothing", func(*mosaictest.Server, environment) {}, 0, parts},
 		{"no endpoint", func(_ *mosaictest.Server, env environment) { env["MOSAIC_ENDPOINT"] = "" }, 1,
-			[]string{`✗ configuration  invalid environment: MOSAIC_ENDPOINT is empty: .*`}},
+			[]string{`✗ configuration  invalid environment: MOSAIC_ENDPOINT: endpoint "" is empty: .*`}},
 		{"a wrong secret", func(srv *mosaictest.Server, _ environment) { srv.SetSecret("another secret") }, 1,
 			but(`✗ token          .* 401 .*invalid_client.*: check ClientID and ClientSecret, .*`,
 				`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]},

@@ -126,30 +126,41 @@ func (c *command) parse(args []string) error {
 		return fmt.Errorf("too many arguments for mosaic %s", c.verb)
 	}
 
+	if i := slices.IndexFunc(services, func(s service) bool { return s.name == *resource }); i >= 0 {
+		*resource = string(services[i].resource)
+	}
 	var err error
 	flags.Visit(func(f *flag.Flag) {
 		if !slices.Contains(append(verb.flags, "endpoint", "client-id"), f.Name) {
 			err = fmt.Errorf("mosaic %s has no flag -%s", c.verb, f.Name)
-		} else if f.Value.String() == "" {
-			err = fmt.Errorf("-%s is empty", f.Name)
+		} else if mistake := validate(f); mistake != nil {
+			err = fmt.Errorf("-%s: %s", f.Name, strings.TrimPrefix(unprefixed(mistake), "invalid Config: "))
 		}
 	})
-	if i := slices.IndexFunc(services, func(s service) bool { return s.name == *resource }); i >= 0 {
-		*resource = string(services[i].resource)
-	}
-	given := mosaic.Config{ClientID: cmp.Or(*clientID, "-"), ClientSecret: "-", Endpoint: mosaic.US, Resource: mosaic.Resource(*resource)}
-	if err == nil && *endpoint != "" {
-		err = given.Endpoint.UnmarshalText([]byte(*endpoint))
-	}
-	if err = cmp.Or(err, given.Validate()); err != nil {
-		text := strings.TrimPrefix(unprefixed(err), "invalid Config: ")
-		own, _, _ := strings.Cut(text, `"`) // the fields' names stand before what is quoted
-		return errors.New(strings.NewReplacer("ClientID", "-client-id", "Resource", "-resource").Replace(own) + text[len(own):])
+	if err != nil {
+		return err
 	}
 	overridden := map[string]string{"MOSAIC_ENDPOINT": *endpoint, "MOSAIC_CLIENT_ID": *clientID, "MOSAIC_RESOURCE": *resource}
 	getenv := c.getenv
 	c.getenv = func(name string) string { return cmp.Or(overridden[name], getenv(name)) }
 	return nil
+}
+
+// validate checks the value of a flag, in a Config that is valid otherwise.
+func validate(f *flag.Flag) (err error) {
+	value := f.Value.String()
+	conf := mosaic.Config{ClientID: "-", ClientSecret: "-", Endpoint: mosaic.US}
+	switch {
+	case value == "":
+		return errors.New("the value is empty")
+	case f.Name == "endpoint":
+		conf.Endpoint, err = mosaic.ParseEndpoint(value)
+	case f.Name == "client-id":
+		conf.ClientID = value
+	case f.Name == "resource":
+		conf.Resource = mosaic.Resource(value)
+	}
+	return cmp.Or(err, conf.Validate())
 }
 
 // print writes a line to standard output.

@@ -147,12 +147,12 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 		{"a flag of another command", "jwks -json", "mosaic jwks has no flag -json"},
 		{"a secret as a flag", "token -client-secret=nobody-shall-see", "-client-secret"},
 		{"no value", "token -resource", "-resource"},
-		{"an empty value", "token -resource=", "-resource is empty"},
-		{"no URI, like a field's name", "token -resource myResource", `-resource "myResource" is not an absolute URI`},
-		{"no URI", "token -resource orders", `-resource "orders" is not an absolute URI`},
-		{"an unknown region", "token -endpoint mars", `endpoint "mars" is no known name: want "sandbox"`},
-		{"a password in the endpoint", "token -endpoint https://me:nobody-shall-see@acme.com", "holds user information"},
-		{"a line end in the ID", "token -client-id=id\n", "-client-id holds a control character"},
+		{"an empty value", "token -resource=", "-resource: the value is empty"},
+		{"no URI, like a field's name", "token -resource myResource", `-resource: Resource "myResource" is not an absolute URI`},
+		{"no URI", "token -resource orders", `-resource: Resource "orders" is not an absolute URI`},
+		{"an unknown region", "token -endpoint mars", `-endpoint: endpoint "mars" is not a URL: want "sandbox"`},
+		{"a password in the endpoint", "token -endpoint https://me:nobody-shall-see@acme.com", `-endpoint: endpoint "https://[redacted]@acme.com" holds user information`},
+		{"a line end in the ID", "token -client-id=id\n", "-client-id: ClientID holds a control character"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -193,10 +193,10 @@ func TestAFailureIsOneLine(t *testing.T) {
 		input      string
 		want       string
 	}{
-		{"no environment", "token", nil, "", "MOSAIC_CLIENT_ID is empty"},
+		{"no environment", "token", nil, "", "MOSAIC_CLIENT_ID: ClientID is empty"},
 		{"no environment for jwks", "jwks", nil, "", "MOSAIC_PRIVATE_KEY_FILE"},
 		{"an unknown region", "token", good.with("MOSAIC_ENDPOINT", "mars"), "", `MOSAIC_ENDPOINT: endpoint "mars"`},
-		{"no secret file", "token", good.with("MOSAIC_CLIENT_SECRET", "", "MOSAIC_CLIENT_SECRET_FILE", "gone"), "", "MOSAIC_CLIENT_SECRET_FILE: "},
+		{"no secret file", "token", good.with("MOSAIC_CLIENT_SECRET", "", "MOSAIC_CLIENT_SECRET_FILE", "gone"), "", "MOSAIC_CLIENT_SECRET_FILE: ClientSecret: "},
 		{"a wrong secret", "token -json", good.with("MOSAIC_CLIENT_SECRET", "of another region"), "", "check ClientID and ClientSecret"},
 		{"a resource of nobody", "token -resource https://orders.acme.com", good, "", `"https://orders.acme.com" has to be configured`},
 		{"nobody there", "token -endpoint https://" + nobody.Addr().String(), good, "", "whether it can be reached from here"},

@@ -17,7 +17,6 @@ import (
 	"reflect"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"example.com/mosaic/internal/redact"
 	"github.com/golang-jwt/jwt/v5"
@@ -80,38 +79,40 @@ func find(pub crypto.PublicKey, name string) (algorithm, error) {
 	return algorithm{}, fmt.Errorf("SigningAlgorithm %q does not fit the key, which signs with %s", name, strings.Join(fit, " or "))
 }
 
-// kindOf returns the kind of a client's public key: RSA, Ed25519, or the curve of an ECDSA key.
+// kindOf returns the kind of a client's public key: RSA, Ed25519, or the curve of an ECDSA key. Its
+// errors are as those of [PublicKey].
 func kindOf(pub crypto.PublicKey) (string, error) {
 	switch key := pub.(type) {
 	case *rsa.PublicKey:
 		if bits := key.N.BitLen(); bits < minRSA {
-			return "", fmt.Errorf("PrivateKey is an RSA key of %d bits; want at least %d (RFC 7518 §3.3)", bits, minRSA)
+			return "", fmt.Errorf("is an RSA key of %d bits; want at least %d (RFC 7518 §3.3)", bits, minRSA)
 		}
 		return "RSA", nil
 	case *ecdsa.PublicKey:
 		if _, err := key.ECDH(); err != nil {
-			return "", errors.New("PrivateKey is an ECDSA key that is no point on P-256, P-384 or P-521")
+			return "", errors.New("is not a valid ECDSA key on P-256, P-384 or P-521")
 		}
 		return key.Params().Name, nil
 	case ed25519.PublicKey:
 		if len(key) != ed25519.PublicKeySize {
-			return "", fmt.Errorf("PrivateKey's Ed25519 public key has %d bytes; want %d", len(key), ed25519.PublicKeySize)
+			return "", fmt.Errorf("is not usable: its Ed25519 public key has %d bytes; want %d", len(key), ed25519.PublicKeySize)
 		}
 		return "Ed25519", nil
 	}
-	return "", fmt.Errorf("PrivateKey's public key is of type %T; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey", pub)
+	return "", fmt.Errorf("is not usable: its public key is of type %T; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey", pub)
 }
 
-// PublicKey returns the public key of a client's signer. Its Public method may panic, as most empty
-// keys' do.
+// PublicKey returns the public key of a client's signer. The signer's Public method may panic, as
+// that of most empty keys does. An error says what the key is or has; the caller puts in front
+// which key it is, because a certificate's key is checked here, too.
 func PublicKey(signer crypto.Signer) (pub crypto.PublicKey, err error) {
 	defer func() {
 		if recover() != nil {
-			pub, err = nil, errors.New("PrivateKey's public key cannot be read: the key is empty or broken")
+			pub, err = nil, errors.New("is empty or broken: its public key cannot be read")
 		}
 	}()
 	if key, ok := signer.(ed25519.PrivateKey); ok && len(key) != ed25519.PrivateKeySize { // its Public makes one up
-		return nil, fmt.Errorf("PrivateKey is an ed25519.PrivateKey of %d bytes; want %d (of a seed, ed25519.NewKeyFromSeed makes one)",
+		return nil, fmt.Errorf("is an ed25519.PrivateKey of %d bytes; want %d (of a seed, ed25519.NewKeyFromSeed makes one)",
 			len(key), ed25519.PrivateKeySize)
 	}
 	pub = signer.Public()
@@ -140,21 +141,15 @@ type Key struct {
 	algorithm algorithm
 }
 
-// NewKey returns a Key signing with signer. The empty algorithm is for the default, the empty id
-// for the key's RFC 7638 SHA-256 thumbprint.
-func NewKey(signer crypto.Signer, algorithm, id string) (*Key, error) {
-	pub, err := PublicKey(signer)
+// NewKey returns a Key that signs with signer, whose [PublicKey] is public. If algorithm is empty,
+// it is the default for this kind of key; if id is empty, it is the key's RFC 7638 SHA-256
+// thumbprint. The id must be valid UTF-8, because JSON would change it otherwise.
+func NewKey(signer crypto.Signer, public crypto.PublicKey, algorithm, id string) (*Key, error) {
+	alg, err := find(public, algorithm)
 	if err != nil {
 		return nil, err
 	}
-	alg, err := find(pub, algorithm)
-	if err != nil {
-		return nil, err
-	}
-	if !utf8.ValidString(id) { // JSON would change it
-		return nil, errors.New("KeyID is not valid UTF-8")
-	}
-	return &Key{signer, pub, NewJWK(pub, alg.Alg(), id), alg}, nil
+	return &Key{signer, public, NewJWK(public, alg.Alg(), id), alg}, nil
 }
 
 // Sign returns a new assertion of clientID for audience, valid until a minute after now (on the

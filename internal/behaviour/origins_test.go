@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -104,6 +103,7 @@ func TestTokensGoToKnownOriginsOnly(t *testing.T) {
 			"https://orders.acme.com:8443/ " + eu, "https://orders.acme.com/v1 http://orders.acme.com:8443/v1"},
 		{func(c *mosaic.Config) { c.Resource = "http://orders.acme.com" }, eu, "http://orders.acme.com/ https://orders.acme.com/"},
 		{func(c *mosaic.Config) { c.Resource = "urn:orders.acme.com" }, eu, "urn://orders.acme.com/ https://orders.acme.com/"},
+		{func(c *mosaic.Config) { c.Resource = "https://a%C5%BFs.acme.com" }, eu, "https://a\u017fs.acme.com/ https://as\u017f.acme.com/"},
 		{func(c *mosaic.Config) { c.Endpoint, c.Hosts = "http://localhost:8080", []string{"127.0.0.1"} },
 			"http://localhost:8080/cis http://LOCALHOST:8080/cis https://127.0.0.1/",
 			"http://localhost/cis https://localhost:8080/cis http://127.0.0.1/ http://127.0.0.1:8080/"},
@@ -144,7 +144,8 @@ func TestARedirectGetsATokenOnlyIfAllBeforeItWentToKnownOrigins(t *testing.T) {
 		reason string // logged for the last without one
 	}{
 		{"within the origin", []string{eu, eu, eu}, 3, ""},
-		{"to the default port", []string{eu, eu + ":"}, 2, ""},
+		{"to the default port", []string{eu, eu + ":443"}, 2, ""},
+		{"to an empty port", []string{eu, eu + ":"}, 1, target},
 		{"to another known origin and back", []string{eu, activities, eu}, 3, ""},
 		{"out", []string{eu, "https://evil.com"}, 1, target},
 		{"to another port", []string{eu, eu + ":8443"}, 1, target},
@@ -401,19 +402,19 @@ func TestARequestWithAnAuthorizationOfItsOwnPresentsTheNewestCertificate(t *test
 
 // knownOrigins are those of FuzzTrust's client, as originOf writes them.
 var knownOrigins = map[string]bool{
-	"https://api.eu.transmitsecurity.io:443":               true, // Endpoint's
-	"https://api.acme.com:8443":                            true, // Resource's, followed by those of Hosts
-	"https://activities.transmitsecurity.io:443":           true,
-	"https://login.acme.com:444":                           true,
-	"https://xn--bcher-kva.example:443":                    true,
-	"https://192.0.2.7:443":                                true,
-	"https://2001:0db8:0000:0000:0000:0000:0000:0001:443":  true,
-	"https://2001:0db8:0000:0000:0000:0000:0000:0002:8443": true,
+	"https://api.eu.transmitsecurity.io:443":     true, // Endpoint's
+	"https://api.acme.com:8443":                  true, // Resource's, followed by those of Hosts
+	"https://activities.transmitsecurity.io:443": true,
+	"https://login.acme.com:444":                 true,
+	"https://xn--bcher-kva.example:443":          true,
+	"https://192.0.2.7:443":                      true,
+	"https://[2001:db8::1]:443":                  true,
+	"https://[2001:db8:0:0::2]:8443":             true,
 }
 
 var (
 	originURL  = regexp.MustCompile(`^([a-z]+)://([^/?#\\]*)(?:[/?#]|$)`)
-	originHost = regexp.MustCompile(`^(?:([a-z0-9._-]+)|\[([0-9a-f:.]+)\])(?::0*([1-9][0-9]*))?$`)
+	originHost = regexp.MustCompile(`^([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?$`)
 )
 
 // lowerASCII is strings.ToLower for ASCII only: K, the Kelvin sign, is no k.
@@ -426,22 +427,14 @@ func lowerASCII(s string) string {
 	}, s)
 }
 
-// originOf returns the origin of a scheme and an authority, "" if they are not written as one. It
-// knows nothing of net/url.
+// originOf returns the origin of a scheme and an authority, with its port, or "" if they are not
+// written as an origin. It knows nothing of net/url.
 func originOf(scheme, authority string) string {
 	m := originHost.FindStringSubmatch(lowerASCII(authority))
 	if m == nil {
 		return ""
 	}
-	host := m[1]
-	if m[2] != "" {
-		ip, err := netip.ParseAddr(m[2])
-		if err != nil {
-			return ""
-		}
-		host = ip.StringExpanded()
-	}
-	return scheme + "://" + host + ":" + cmp.Or(m[3], map[string]string{"https": "443", "http": "80"}[scheme])
+	return scheme + "://" + m[1] + cmp.Or(m[2], map[string]string{"https": ":443", "http": ":80"}[scheme])
 }
 
 // isTrusted is the oracle: it judges the text of a URL and of a Host.
@@ -457,19 +450,21 @@ func isTrusted(rawURL, host string) bool {
 // FuzzTrust: a token goes to known origins, however a URL or a Host is written.
 func FuzzTrust(f *testing.F) {
 	for _, rawURL := range []string{
-		// Known ones, in other spellings.
-		eu + "/cis/v1/users", "https://API.EU.TransmitSecurity.IO:443/risk/v1?q#f", "HTTPS://api.eu.transmitsecurity.io:", eu + ":000443",
+		// Known origins, with letters in another case or with the default port.
+		eu + "/cis/v1/users", "https://API.EU.TransmitSecurity.IO:443/risk/v1?q#f", "HTTPS://api.eu.transmitsecurity.io:",
 		"https://api.acme.com:8443/x", activities + "/", "https://login.acme.com:444/", "https://XN--BCHER-KVA.example/", "https://192.0.2.7/",
-		"https://[2001:db8::1]/", "https://[2001:DB8:0::0.0.0.1]:443/", "https://[2001:db8::2]:8443/", eu + "/https://evil.com/",
+		"https://[2001:db8::1]/", "https://[2001:DB8::1]:443/", "https://[2001:db8:0:0::2]:8443/", eu + "/https://evil.com/",
+		// Other spellings of known origins.
+		eu + ":000443", "https://login.acme.com:0444/", "https://[2001:db8:0::1]/", "https://[2001:DB8:0::0.0.0.1]:443/", "https://[2001:db8::2]:8443/",
 		// Other schemes and ports.
 		"http://api.eu.transmitsecurity.io/", "http://api.eu.transmitsecurity.io:443/", "wss://api.eu.transmitsecurity.io/",
 		"https:api.eu.transmitsecurity.io/", "//api.eu.transmitsecurity.io/", eu + ":8443/", eu + ":80/", eu + ":65979/", eu + ":0/",
-		"https://api.acme.com/", "https://login.acme.com/", "https://login.acme.com:0444/", "https://[2001:db8::2]/",
+		"https://api.acme.com/", "https://login.acme.com/", "https://[2001:db8::2]/",
 		// Super- and subdomains, and look-alikes.
 		"https://transmitsecurity.io/", "https://x.api.eu.transmitsecurity.io/", "https://api.transmitsecurity.io/", "https://io/",
 		eu + ".evil.com/", eu + ".", "https://.api.eu.transmitsecurity.io", eu + ".:443/", "https://api-eu.transmitsecurity.io/",
 		"https://evil.com/api.eu.transmitsecurity.io", "https://evil-api.eu.transmitsecurity.io/", eu + "-evil.com/", eu + "%2eevil.com/",
-		"https://api.eu.transmit\u017fecurity.io/", "https://a\u2024pi.eu.transmitsecurity.io/", "https://\uff41pi.eu.transmitsecurity.io/",
+		"https://api.eu.transmit\u017fecurity.io/", "https://xn--bcher-\u212ava.example/", "https://a\u2024pi.eu.transmitsecurity.io/", "https://\uff41pi.eu.transmitsecurity.io/",
 		"https://api.eu.transmitsecurity.\u0456o/", "https://api\u3002eu\u3002transmitsecurity\u3002io/", "https://b\u00fccher.example/",
 		// User information.
 		eu + "@evil.com/", eu + ":443@evil.com/", "https://evil.com@api.eu.transmitsecurity.io/", "https://user:api.eu.transmitsecurity.io@evil.com/",

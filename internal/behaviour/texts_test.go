@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -202,6 +204,8 @@ var sections = []section{
 	{"Config, at start-up", "`Validate` finds these; so do Token, TokenSource, Client and JWKS.", "mosaic: invalid Config: ", []text{
 		{"no client ID", invalid(func(c *mosaic.Config) { c.ClientID = "" }), `ClientID is empty: set the application's client ID`, `Copy it from the application in Mosaic's Admin Portal.`},
 		{"a line end", invalid(func(c *mosaic.Config) { c.ClientSecret += "\n" }), `ClientSecret holds a control character (a line end read from a file?)`, `Trim what was read from a file, or use Files or FromEnv, which do.`},
+		{"a space", invalid(func(c *mosaic.Config) { c.ClientSecret += " " }), `ClientSecret begins or ends with white space or a quote: remove it`, `docker --env-file and some secret stores keep white space and quotes.`},
+		{"quotes", invalid(func(c *mosaic.Config) { c.ClientID = `"acme"` }), `ClientID begins or ends with white space or a quote: remove it`, ``},
 		{"not UTF-8", invalid(func(c *mosaic.Config) { c.ClientID = "acm\xe9" }), `ClientID is not valid UTF-8`, ``},
 		{"no credentials", invalid(func(c *mosaic.Config) { c.ClientSecret = "" }), `set ClientSecret, PrivateKey or Certificate`, `Or GetCredentials, which returns one of them.`},
 		{"two credentials", invalid(func(c *mosaic.Config) { c.PrivateKey = kit.EC() }), `ClientSecret and PrivateKey exclude each other`, ``},
@@ -235,22 +239,31 @@ var sections = []section{
 			c.PrivateKey = kit.Ed25519()
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
 		}, `Certificate: the private key does not match it`, ``},
+		{"a broken key", invalid(func(c *mosaic.Config) { c.ClientSecret, c.PrivateKey = "", ed25519.PrivateKey("short") }), `PrivateKey is an ed25519.PrivateKey of 5 bytes; want 64 (of a seed, ed25519.NewKeyFromSeed makes one)`, ``},
+		{"a certificate with a broken key", func(t *testing.T) error {
+			c := certificate(t)
+			c.PrivateKey = new(rsa.PrivateKey)
+			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
+		}, `Certificate has a private key that is empty or broken: its public key cannot be read`, ``},
 		{"no endpoint", invalid(func(c *mosaic.Config) { c.Endpoint = "" }), `Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU`, ``},
-		{"a name", invalid(func(c *mosaic.Config) { c.Endpoint = "eu" }), `Endpoint "eu" is a name, not a base URL: use mosaic.EU, or ParseEndpoint for text`, ``},
+		{"a name", invalid(func(c *mosaic.Config) { c.Endpoint = "eu" }), `Endpoint "eu" is not a URL: use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
+		{"a domain in Unicode", invalid(func(c *mosaic.Config) { c.Endpoint = "https://bücher.example" }), `Endpoint "https://bücher.example" has a character that is not ASCII (write an international domain in its "xn--" form): use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
 		{"a path", invalid(func(c *mosaic.Config) { c.Endpoint = "https://login.acme.com/oidc/token" }), `Endpoint "https://login.acme.com/oidc/token" has a path (give the base URL, without /oidc/token): use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
 		{"a password", invalid(func(c *mosaic.Config) { c.Endpoint = "https://u:p@acme.com" }), `Endpoint "https://[redacted]@acme.com" holds user information: use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
 		{"no URI", invalid(func(c *mosaic.Config) { c.Resource = "risk" }), `Resource "risk" is not an absolute URI such as https://risk.identity.security (RFC 8707 §2)`, `Write a constant such as mosaic.FraudPrevention, or the URI as it is configured in Mosaic.`},
 		{"a URL in Hosts", invalid(func(c *mosaic.Config) { c.Hosts = []string{"https://b.com"} }), `Hosts: "https://b.com" is a URL: give the host alone`, ``},
 		{"no host in Hosts", invalid(func(c *mosaic.Config) { c.Hosts = []string{"a b"} }), `Hosts: "a b" has a bad host: want a host name, with or without a port`, ``},
-		{"a parameter of ours", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"scope": {"x"}} }), `EndpointParams may not set "scope"`, `Use the field for it.`},
+		{"a parameter of ours", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"scope": {"x"}} }), `EndpointParams may not set scope: set Scopes`, ``},
+		{"the grant type", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"grant_type": {"x"}} }), `EndpointParams may not set grant_type: it is always client_credentials`, ``},
 	}},
 	{"ParseEndpoint and FromEnv", "", "mosaic: ", []text{
-		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
+		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is not a URL: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
 		{"plain HTTP", func(*testing.T) error { _, err := mosaic.ParseEndpoint("http://acme.com"); return err }, `endpoint "http://acme.com" is not https (plain http is for loopback hosts only): want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
-		{"an empty environment", env(nil), `invalid environment: MOSAIC_CLIENT_ID is empty: set the application's client ID; set MOSAIC_CLIENT_SECRET(_FILE), MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE; MOSAIC_ENDPOINT is empty: set the region that the credentials belong to, such as eu`, `Every variable to set is named at once.`},
-		{"a missing file", secretEnv("MOSAIC_PRIVATE_KEY_FILE", "/nowhere/key.pem"), `invalid environment: MOSAIC_PRIVATE_KEY_FILE "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
-		{"two secrets", secretEnv("MOSAIC_CLIENT_SECRET_FILE", "/nowhere/secret"), `invalid environment: MOSAIC_CLIENT_SECRET and MOSAIC_CLIENT_SECRET_FILE exclude each other; MOSAIC_CLIENT_SECRET_FILE "/nowhere/secret": no such file or directory`, ``},
-		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: set both MOSAIC_CERTIFICATE_FILE and MOSAIC_CERTIFICATE_KEY_FILE`, ``},
+		{"an empty environment", env(nil), `invalid environment: MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"; MOSAIC_CLIENT_ID: ClientID is empty: set the application's client ID; MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate`, `Every variable to set is named at once.`},
+		{"a missing file", env(map[string]string{"MOSAIC_CLIENT_ID": "acme", "MOSAIC_ENDPOINT": "eu", "MOSAIC_PRIVATE_KEY_FILE": "/nowhere/key.pem", "MOSAIC_KEY_ID": "k"}), `invalid environment: MOSAIC_PRIVATE_KEY_FILE: PrivateKey "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
+		{"two secrets", secretEnv("MOSAIC_CLIENT_SECRET_FILE", "/nowhere/secret"), `invalid environment: MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: set only one of the two variables; MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret "/nowhere/secret": no such file or directory`, ``},
+		{"a key ID without its key", secretEnv("MOSAIC_KEY_ID", "k"), `invalid environment: MOSAIC_KEY_ID: KeyID is set without PrivateKey`, `PrivateKey is read from MOSAIC_PRIVATE_KEY_FILE.`},
+		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: set both Certificate and CertificateKey`, ``},
 	}},
 	{"Token requests: refused by Mosaic", "Errors of `Token`, `TokenSource` and `Client` begin with `mosaic: token request to … for client … failed: `; the following texts come after it.", failed, []text{
 		{"a wrong secret", status("401 Unauthorized", jsonType+"\r\nX-Request-Id: 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a", `{"error":"invalid_client","error_description":"Invalid client credentials"}`),
@@ -262,7 +275,7 @@ var sections = []section{
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
 		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, ``},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
-			`400 Bad Request: invalid_target: the resource "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
+			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
 		{"invalid_target without a resource", oauth("invalid_target"), `400 Bad Request: invalid_target: the request names no resource: check Resource`, ``},
 		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, ``},
 		{"invalid_request", oauth("invalid_request"), `400 Bad Request: invalid_request: check EndpointParams, and the client authentication method set for the application`, ``},

@@ -33,7 +33,7 @@ func certificate(t testing.TB, life time.Duration) *mtls.Certificate {
 
 func newKey(t testing.TB, signer crypto.Signer, id string) *assertion.Key {
 	t.Helper()
-	key, err := assertion.NewKey(signer, "", id)
+	key, err := assertion.NewKey(signer, signer.Public(), "", id)
 	if err != nil {
 		t.Fatal(err)
 	}

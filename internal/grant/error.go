@@ -318,7 +318,7 @@ func (a *attempt) hintCode(code string) string {
 	case code == "invalid_target" && a.resource == "":
 		return hintNoTarget
 	case code == "invalid_target":
-		return fmt.Sprintf("the resource %q has to be configured for the application in Mosaic", redact.Own(a.resource, "", 200))
+		return fmt.Sprintf("check Resource: %q has to be configured for the application in Mosaic", redact.Own(a.resource, "", 200))
 	case code != "invalid_client" && code != "invalid_request":
 		return ""
 	case a.id.Key != nil:

@@ -45,7 +45,8 @@ func current(t testing.TB, s *identity.Source) *identity.Identity {
 func TestOtherCredentialsAreLoggedOnceATokenWasObtained(t *testing.T) {
 	cert := certificate(t)
 	key := func(id string) *assertion.Key {
-		key, err := assertion.NewKey(kit.NewEC(t), "", id)
+		signer := kit.NewEC(t)
+		key, err := assertion.NewKey(signer, signer.Public(), "", id)
 		if err != nil {
 			t.Fatal(err)
 		}

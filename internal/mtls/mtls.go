@@ -14,7 +14,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -52,7 +51,7 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	}
 	public, err := assertion.PublicKey(c.signer)
 	if err != nil {
-		return nil, errors.New("Certificate: its " + strings.Replace(err.Error(), "PrivateKey", "private key", 1))
+		return nil, fmt.Errorf("Certificate has a private key that %w", err)
 	}
 	if c.Leaf, err = Leaf(c.Certificate.Certificate, public); err != nil {
 		return nil, fmt.Errorf("Certificate: %w", err)

@@ -359,7 +359,7 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		{"a proxy's 403", connect("403 Forbidden"), "the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host"},
 		{"a proxy's 502", connect("502 Bad Gateway"), "the proxy refused CONNECT: 502 Bad Gateway: check HTTPS_PROXY, and that the proxy allows this host"},
 		{"a proxy's own words", connect("403 Denied by policy 7"), `"Denied by policy 7"`},
-		{"a proxy that knows the secret", connect("403 Denied: " + secret), `"[withheld]"`},
+		{"a proxy that knows the secret", connect("403 Denied: " + secret), `"Denied: [redacted]"`},
 		{"a proxy that cannot be reached", unreachable, `proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`},
 		{"an error", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, own }), `"oauth2: "invalid_grant" "the proxy's""`},
 		{"an error of the body", kit.RoundTripper(func(*http.Request) (*http.Response, error) {
@@ -368,7 +368,7 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		{"an error with the form", kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 			form, _ := io.ReadAll(r.Body)
 			return nil, fmt.Errorf("refused %s with\n%s", form, secret)
-		}), `"[withheld]"`},
+		}), `"refused [withheld]"`},
 		{"an error that panics", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, panics{} }), `"[withheld]"`},
 		{"a connection that is closed", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF }), "the connection was closed before a reply came"},
 		{"a server's certificate that does not verify", kit.RoundTripper(func(*http.Request) (*http.Response, error) {

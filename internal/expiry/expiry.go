@@ -80,7 +80,7 @@ func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Durat
 		return []time.Time{exp}
 	case dated:
 		ends = append(ends, bounded(exp.Add(sent.Sub(r.Date))))
-	case !future: // without a Date, only exp in the past can still prove that the clocks disagree
+	case !future: // if exp is past, the clocks disagree, and Of takes the next candidate
 		ends = append(ends, exp)
 	}
 	if lifetime > 0 {

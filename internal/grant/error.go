@@ -79,7 +79,7 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 		e.transient = x.status == http.StatusRequestTimeout || x.status == http.StatusTooManyRequests || x.status >= 500
 	} else if x.status/100 == 2 {
 		e.what = "the reply (" + e.what + ") is not a token response (RFC 6749 §5.1)"
-		if !x.isHTML() {
+		if !x.isPage() {
 			e.what += `: "` + redact.Peer(err.Error(), a.Secret, maxText) + `"`
 		}
 	}
@@ -201,7 +201,7 @@ func (a *attempt) hint(code string) string {
 		return a.hintTarget()
 	case hintsByCode[code] != "":
 		return hintsByCode[code]
-	case a.exchange.isHTML() && !a.exchange.isJSON:
+	case a.exchange.isPage():
 		return hintHTML
 	case code == "invalid_client", status == http.StatusUnauthorized:
 		switch {

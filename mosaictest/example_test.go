@@ -146,7 +146,7 @@ func ExampleMessageError() {
 	if errors.As(err, &refused) {
 		fmt.Println(string(refused.Body))
 	}
-	// Output: {"message":["client_id is required"],"error_code":400}
+	// Output: {"message":"client_id is required"}
 }
 
 // A secret is rotated while the process runs: it is in a file.

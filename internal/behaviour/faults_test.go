@@ -377,8 +377,8 @@ func (row faultRow) check(t *testing.T, err error) {
 	if reply := (*oauth2.RetrieveError)(nil); errors.As(err, &reply) {
 		status = reply.Response.StatusCode
 		all := fmt.Sprintf("%s\n%s\n%s\n%s\n%s\n%v", reply.Body, reply.ErrorCode, reply.ErrorDescription, reply.ErrorURI, reply.Response.Status, reply.Response.Header)
-		if rest, _ := io.ReadAll(reply.Response.Body); len(rest) > 0 || len(all) > 4<<10 || reply.Response.Request != nil || reply.Response.TLS != nil {
-			t.Errorf("the RetrieveError has %d bytes, and %d of the reply's body; want 4 KiB at most, none, and no request", len(all), len(rest))
+		if rest, _ := io.ReadAll(reply.Response.Body); len(rest) > 0 || len(all) > 4<<10 || reply.Response.Request.Body != nil || reply.Response.TLS != nil {
+			t.Errorf("the RetrieveError has %d bytes, and %d of the reply's body; want 4 KiB at most, none, and no request's body", len(all), len(rest))
 		}
 		reachable += all
 	}

@@ -290,10 +290,14 @@ var sections = []section{
 		{"a redirect to nowhere", status("307 Temporary Redirect", "Location: http://[", ""), `307 Temporary Redirect: a redirect, which is not followed with credentials: check Endpoint`, ``},
 		{"429", status("429 Too Many Requests", "Retry-After: 60", ""), `429 Too Many Requests: Mosaic's rate limit is reached: share one source or client in each process; retry after 1m0s`, `Do not call Config.Token for each request.`},
 		{"an escaped echo", status("400 Bad Request", jsonType, `{"error":"invalid_request","error_description":"client_secret=a%20secret"}`), `400 Bad Request: invalid_request, "[withheld]": check EndpointParams, and the client authentication method set for the application`, `[withheld] and [redacted] stand for text that could hold a secret.`},
+		{"several lines", status("400 Bad Request", jsonType, `{"message":"The secret of the client has expired.\nCorrelation ID: 17"}`), `400 Bad Request: "The secret of the client has expired. [withheld]"`, `Only the first line is shown.`},
+		{"problem details", status("400 Bad Request", "Content-Type: application/problem+json", `{"title":"Bad Request","detail":"The request has no client_id."}`), `400 Bad Request: "The request has no client_id."`, ``},
+		{"a compressed reply", status("403 Forbidden", "Content-Encoding: br\r\nServer: nginx", "\x0b\x02\x80no\x03"), `403 Forbidden, server nginx, a body that is not text in UTF-8, Content-Encoding br: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The server compressed the reply although it was not asked to, so its text cannot be shown.`},
 	}},
 	{"Token requests: no good answer", "They begin as above. `(3 attempts)` stands before the colon if the request was retried.", failed, []text{
 		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `With a token the source tries again by itself, without one the next call does; see Mosaic's status page.`},
 		{"503", status("503 Service Unavailable", "Content-Type: text/plain\r\nServer: envoy\r\nRetry-After: 30", "no healthy upstream"), `: 503 Service Unavailable, server envoy: "no healthy upstream": a fault on Mosaic's side, or on the way there; retry after 30s`, ``},
+		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `nginx, or a load balancer, answered because the server behind it did not.`},
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
 			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `DNS, routes or a firewall: try the same from the same host with curl.`},
 		{"a proxy that cannot be reached", transport(unchanged, &http.Transport{
@@ -312,7 +316,7 @@ var sections = []section{
 			rt := kit.Wire("\x00\x00\x12\x04\x00\x00\x00\x00\x00\r\n")
 			_, err := with(func(c *mosaic.Config) { c.Endpoint = "http://localhost" }).Token(kit.Over(t.Context(), rt))
 			return errors.New(strings.Replace(err.Error(), "http://localhost", string(mosaic.EU), 1))
-		}, ` (3 attempts): "[withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
+		}, ` (3 attempts): "net/http: HTTP/1.x transport connection broken: malformed HTTP response [withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
 		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, all together thirty: Mosaic or the way to it is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))

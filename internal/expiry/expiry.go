@@ -9,42 +9,42 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// A lifetime outside these bounds cannot be true. Below a second a source would ask in a tight
-// loop; above a year it would believe in a token for ever.
+// A lifetime outside these bounds cannot be true. If it were below a second, a source would send
+// requests in a tight loop, and if it were above a year, a source would trust a token for ever.
 const (
 	minLifetime = time.Second
 	maxLifetime = 366 * 24 * time.Hour
 )
 
-// Tolerance is the difference above which Date or iat proves the local clock wrong. Less would take
-// rounding and delays for skew. More would exceed half of the ten seconds that a source keeps before
-// a token's end.
+// Tolerance is the difference above which Date or iat proves that the local clock is wrong. With a
+// smaller tolerance, rounding and delays would pass for a wrong clock. A larger tolerance would
+// exceed half of the ten seconds for which a source no longer uses a token before its end.
 const Tolerance = 5 * time.Second
 
-// Reply is the part of a token response that tells the token's end.
+// Reply is the part of a token response from which the token's end is computed.
 type Reply struct {
 	AccessToken string
-	ExpiresIn   time.Duration // not positive: unknown
+	ExpiresIn   time.Duration // unknown if it is not positive
 	Sent        time.Time     // just before the request, on the local clock
-	Received    time.Time     // with the reply, on the local clock
-	Date        time.Time     // the reply's Date header, on the server's clock; zero: none
+	Received    time.Time     // just after the reply, on the local clock
+	Date        time.Time     // the reply's Date header, on the server's clock; zero if there is none
 }
 
-// Of returns the end of the token on the local clock, without a monotonic reading: later than
-// Received, and from one second to 366 days after Sent. It also returns the lifetime from Sent, by
-// the elapsed time: a tolerated difference of the clocks does not prolong it. The error says why
-// neither is known.
+// Of returns the end of the token on the local clock, without a monotonic reading. The end is later
+// than Received, and from one second to 366 days after Sent. Of also returns the token's lifetime,
+// which counts from Sent by the elapsed time, so that a tolerated difference of the clocks does not
+// prolong it. If neither is known, the error says why.
 func Of(r Reply) (end time.Time, life time.Duration, err error) {
 	exp, iat := times(r.AccessToken)
-	var lifetime time.Duration // by the token itself; zero: unknown
+	var lifetime time.Duration // by the token itself; zero if it is unknown
 	if !iat.IsZero() && iat.Before(exp) {
 		lifetime = exp.Sub(iat)
 	}
 	sent, received := r.Sent.Round(0), r.Received.Round(0)
-	ends, latest := candidates(r, sent, received, exp, iat, lifetime)
+	ends := candidates(r, sent, received, exp, iat, lifetime)
 	for _, end := range ends {
 		life := end.Sub(sent)
-		if life < minLifetime || life > maxLifetime || !end.After(received) || end.After(latest) {
+		if life < minLifetime || life > maxLifetime || !end.After(received) {
 			continue
 		}
 		if lifetime > 0 {
@@ -60,50 +60,48 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 		ends[0].Sub(sent).Round(time.Millisecond), received.Sub(sent).Round(time.Millisecond))
 }
 
-// candidates returns the possible ends of the token, the best first, and the latest end to accept.
-func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Duration) (ends []time.Time, latest time.Time) {
-	latest = sent.Add(maxLifetime)
-	differ := !r.Date.IsZero() && (r.Date.Before(sent.Add(-Tolerance)) || r.Date.After(received.Add(Tolerance)))
-	over := !exp.After(received)
+// candidates returns the possible ends of the token, the best first. If Date agrees with the local
+// clock, there is no second candidate, because nothing may make the token last longer than its exp.
+func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Duration) (ends []time.Time) {
+	dated, future := !r.Date.IsZero(), iat.After(received.Add(Tolerance))
+	agrees := dated && !r.Date.Before(sent.Add(-Tolerance)) && !r.Date.After(received.Add(Tolerance))
+	own := sent.Add(lifetime)
+	bounded := func(end time.Time) time.Time {
+		if lifetime > 0 && own.Before(end) {
+			return own
+		}
+		return end
+	}
 	switch {
 	case exp.IsZero():
-	case !over && !iat.After(received.Add(Tolerance)) && !differ: // the clocks agree
-		ends, latest = append(ends, exp), exp.Add(Tolerance)
-	case !r.Date.IsZero():
-		moved := exp.Add(sent.Sub(r.Date))
-		if !differ {
-			latest = exp.Add(Tolerance)
-			if over { // Date, rounded down, may hide that the token has ended
-				moved = moved.Add(-time.Second)
-				latest = moved
-			}
-		}
-		if own := sent.Add(lifetime); lifetime > 0 && own.Before(moved) { // the Date is wrong
-			moved = own
-		}
-		ends = append(ends, moved)
-		fallthrough
-	default:
-		if lifetime > 0 {
-			ends = append(ends, sent.Add(lifetime))
-		}
+	case agrees && future:
+		return []time.Time{bounded(exp)}
+	case agrees:
+		return []time.Time{exp}
+	case dated:
+		ends = append(ends, bounded(exp.Add(sent.Sub(r.Date))))
+	case !future: // if exp is past, the clocks disagree, and Of takes the next candidate
+		ends = append(ends, exp)
+	}
+	if lifetime > 0 {
+		ends = append(ends, own)
 	}
 	if r.ExpiresIn > 0 {
 		ends = append(ends, sent.Add(r.ExpiresIn))
 	}
-	return ends, latest
+	return ends
 }
 
-// times returns the exp and iat claims of a JWT, zero if there is no usable one. Other claims and
-// the signature are Mosaic's to judge.
+// times returns the exp and iat claims of a JWT, or zero in place of a claim that is not usable. The
+// other claims and the signature are for Mosaic to judge.
 func times(token string) (exp, iat time.Time) {
 	claims := jwt.MapClaims{} // empty if the token is opaque or encrypted
 	_, _, _ = jwt.NewParser().ParseUnverified(token, claims)
 	return numericDate(claims["exp"]), numericDate(claims["iat"])
 }
 
-// numericDate returns the time of a NumericDate (RFC 7519 §2), rounded down to the second; zero
-// outside the years 1970 to 9999.
+// numericDate returns the time of a NumericDate (RFC 7519 §2), rounded down to the second. It is
+// zero outside the years 1970 to 9999.
 func numericDate(claim any) time.Time {
 	seconds, _ := claim.(float64)
 	if seconds <= 0 || seconds >= 253402300800 {

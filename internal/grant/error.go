@@ -97,7 +97,7 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 		e.transient = again || x.status == http.StatusTooManyRequests || x.status >= 500
 	} else if x.status/100 == 2 {
 		e.what = "the reply (" + e.what + ") is not a token response (RFC 6749 §5.1)"
-		if !x.isHTML() {
+		if !x.isPage() {
 			e.what += `: "` + redact.Peer(err.Error(), a.id.Secret, maxText) + `"`
 		}
 	}
@@ -296,7 +296,7 @@ func (a *attempt) hint(code string) string {
 		return hintLimit
 	case status >= 500:
 		return hintFault
-	case a.exchange.isHTML() && !a.exchange.isJSON:
+	case a.exchange.isPage():
 		return a.hintPage()
 	case status == http.StatusUnauthorized:
 		return a.hintCode("invalid_client")

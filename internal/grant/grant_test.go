@@ -353,7 +353,7 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		{"a proxy's 502", connect("502 Bad Gateway"), "the proxy refused CONNECT: 502 Bad Gateway: check HTTPS_PROXY, and that the proxy allows this host"},
 		{"a proxy's own words", connect("403 Denied by policy 7"), `the proxy refused CONNECT: "Denied by policy 7": check HTTPS_PROXY, and that the proxy allows this host`},
 		{"a proxy without words", connect("403 "), `the proxy refused CONNECT: check HTTPS_PROXY, and that the proxy allows this host`},
-		{"a proxy that knows the secret", connect("403 Denied: " + secret), `the proxy refused CONNECT: "[withheld]": check HTTPS_PROXY, and that the proxy allows this host`},
+		{"a proxy that knows the secret", connect("403 Denied: " + secret), `the proxy refused CONNECT: "Denied: [redacted]": check HTTPS_PROXY, and that the proxy allows this host`},
 		{"no proxy", proxied("SSH-2.0-OpenSSH_9.6\r\n\r\n"), `"malformed HTTP response "SSH-2.0-OpenSSH_9.6"": check HTTPS_PROXY, and that the proxy allows this host`},
 		{"a proxy that hangs up", proxied(""), `"unexpected EOF": check HTTPS_PROXY, and that the proxy allows this host`},
 		{"a proxy that cannot be reached", unreachable, `proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`},
@@ -364,7 +364,7 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		{"an error with the form", kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 			form, _ := io.ReadAll(r.Body)
 			return nil, fmt.Errorf("refused %s with\n%s", form, secret)
-		}), `"[withheld]"`},
+		}), `"refused [withheld]"`},
 		{"an error that panics", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, panics{} }), `"[withheld]"`},
 		{"a connection that is closed", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, io.EOF }), "the connection was closed before a reply came"},
 		{"a server's certificate that does not verify", kit.RoundTripper(func(*http.Request) (*http.Response, error) {

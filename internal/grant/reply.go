@@ -13,27 +13,32 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic/internal/redact"
 )
 
-// maxReply bounds the body of a reply. A token response has about two KiB.
+// maxReply bounds the body of a reply. A token response is about 2 KiB.
 const maxReply = 1 << 20
 
-// An exchange is the RoundTripper of one attempt. It reads the whole reply: a body broken off is a
-// transport error like any other.
+// An exchange is the RoundTripper of one attempt. It reads the whole reply, so that a truncated body
+// is a transport error like any other.
 type exchange struct {
-	send   func(*http.Request) (*http.Response, error)
-	err    error // of the transport; the rest is of the reply, if one began
-	status int
-	header http.Header
-	media  string // its media type
-	isJSON bool
+	send    func(*http.Request) (*http.Response, error)
+	request *http.Request // only its method and URL, because its body holds the secret
+	err     error         // from the transport; the fields below describe the reply, if one began
+	status  int
+	header  http.Header
+	media   string // the media type of its body
+	isJSON  bool   // its body parses as JSON, whatever the media type
+	isText  bool   // its body is UTF-8 without control characters other than white space
 }
 
 func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	x.request = &http.Request{Method: req.Method, URL: req.URL}
 	res, err := x.send(req)
 	if err == nil && res == nil {
 		err = errors.New("the RoundTripper returned nothing")
@@ -43,14 +48,17 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		x.media, _, _ = mime.ParseMediaType(res.Header.Get("Content-Type"))
 		var body []byte
 		switch {
-		case res.Body == nil: // of another RoundTripper than net/http's
+		case res.Body == nil: // of a RoundTripper that is not net/http's
 		case res.StatusCode == http.StatusSwitchingProtocols: // its body is the connection; no context ends it
 			res.Body.Close()
 		default:
 			body, err = io.ReadAll(io.LimitReader(res.Body, maxReply))
 			res.Body.Close()
 		}
-		x.isJSON = json.Valid(body)
+		x.isText = utf8.Valid(body) && !bytes.ContainsFunc(body, isControl)
+		if x.isJSON = json.Valid(body); x.isJSON {
+			res.Header = http.Header{"Content-Type": {"application/json"}} // x/oauth2 reads nothing else
+		}
 		res.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	if x.err = err; err != nil {
@@ -59,7 +67,14 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-func (x *exchange) isHTML() bool { return x.media == "text/html" || x.media == "application/xhtml+xml" }
+func isControl(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }
+
+// isPage reports whether the reply is an HTML page that explains the status. With 429 and 5xx, the
+// status explains more than the page.
+func (x *exchange) isPage() bool {
+	html := x.media == "text/html" || x.media == "application/xhtml+xml"
+	return html && !x.isJSON && x.status != http.StatusTooManyRequests && x.status < 500
+}
 
 // date returns the reply's Date, or zero.
 func (x *exchange) date() time.Time {
@@ -80,7 +95,7 @@ func (x *exchange) retryAfter() time.Duration {
 	if err != nil {
 		return 0
 	}
-	now := x.date() // the server's clock, if it tells
+	now := x.date() // the server's clock, if it sends Date
 	if now.IsZero() {
 		now = time.Now()
 	}
@@ -88,68 +103,84 @@ func (x *exchange) retryAfter() time.Duration {
 }
 
 const (
-	maxText   = 300 // bytes of foreign text in an error
-	maxServer = 64  // of them, of the Server header
+	maxText   = 300 // bytes of a foreign text in an error
+	maxServer = 64  // bytes of the Server header
 )
 
-// errorCode is the form of the codes of RFC 6749 and its extensions.
+// errorCode is the form of the error codes of RFC 6749 and its extensions.
 var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 
-// requestIDs are the headers with an ID for a peer's support.
+// requestIDs are the headers with an ID that a peer's support asks for.
 var requestIDs = []string{"X-Request-Id", "X-Correlation-Id", "Cf-Ray", "X-Amzn-Requestid", "X-Azure-Ref", "Traceparent"}
 
-// A refusal has the members of an error reply for show: those of RFC 6749 and those of Mosaic's
-// services.
+// A refusal holds what may be shown of an error reply's body. The members code and description are
+// those of RFC 6749 §5.2. The message stands for every other text.
 type refusal struct {
 	Code        string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`
-	Message     any    `json:"message,omitempty"`    // a string or an array of strings
-	Number      any    `json:"error_code,omitempty"` // or a string
+	Message     string `json:"message,omitempty"`
 }
 
-// show returns a line for an error, and a RetrieveError. Both hold only text chosen for show.
+// show returns a line for an error, and a RetrieveError. Both hold only text that may be shown.
 func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, shown *oauth2.RetrieveError) {
 	peer := func(s string) string { return redact.Peer(s, secret, maxText) }
 	said := refusal{Code: e.ErrorCode, Description: e.ErrorDescription} // as x/oauth2 reads a form
 	_ = json.Unmarshal(e.Body, &said)                                   // members of another type stay empty
-	var may refusal
-	text := ""
-	if errorCode.MatchString(said.Code) && said.Code != secret {
-		may.Code, may.Description = said.Code, peer(said.Description)
-		text = may.Description
+	if !errorCode.MatchString(said.Code) || peer(said.Code) != said.Code {
+		said.Code = ""
 	}
-	if text == "" {
-		text, may.Message = message(said.Message, secret)
+	said.Description, said.Message = peer(said.Description), ""
+	if said.Description == "" {
+		said.Message = message(e.Body, peer)
 	}
-	if text == "" && may.Code == "" && x.media == "text/plain" && !x.isJSON {
-		text = peer(strings.TrimSpace(string(e.Body)))
+	if said == (refusal{}) && x.media == "text/plain" && x.isText && !x.isJSON {
+		said.Message = peer(string(e.Body))
 	}
-	switch v := said.Number.(type) {
-	case float64:
-		if digits := strconv.FormatFloat(v, 'f', -1, 64); peer(digits) == digits {
-			may.Number = v
-		}
-	case string:
-		may.Number = peer(v)
-	}
-	shown = &oauth2.RetrieveError{ErrorCode: may.Code, ErrorDescription: may.Description}
-	shown.Body, _ = json.Marshal(may) // of numbers, strings and lists of them: no error
+	shown = &oauth2.RetrieveError{ErrorCode: said.Code, ErrorDescription: said.Description}
+	shown.Body, _ = json.Marshal(said) // of strings: no error
 
 	line, header := x.head(secret)
 	shown.Response = &http.Response{Status: statusText(x.status), StatusCode: x.status, Header: header, Body: http.NoBody}
+	shown.Response.Request = x.request // code that logs its URL must not panic
 	separator := ": "
-	if may.Code != "" {
-		line += separator + may.Code
+	if said.Code != "" {
+		line += separator + said.Code
 		separator = ", "
 	}
-	if text != "" {
+	if text := cmp.Or(said.Description, said.Message); text != "" {
 		line += separator + `"` + text + `"`
 	}
 	return line, shown
 }
 
-// head returns the status, the request ID and, unless the reply is JSON, the Server as one line,
-// and the header chosen for show.
+// message returns the first text of a JSON body that is not RFC 6749's, as it may be shown, or "".
+func message(body []byte, peer func(string) string) string {
+	var said struct {
+		Message       any    // of Mosaic's services: a string or an array of strings
+		Detail, Title string // RFC 9457
+		Error         struct{ Message string }
+		Errors        []struct{ Message string }
+	}
+	_ = json.Unmarshal(body, &said) // members of another type stay empty
+	list, isList := said.Message.([]any)
+	if !isList {
+		list = []any{said.Message}
+	}
+	text := ""
+	for _, element := range list {
+		if s, _ := element.(string); strings.TrimSpace(s) != "" && len(text) <= maxText {
+			text = strings.TrimPrefix(text+"; "+peer(s), "; ")
+		}
+	}
+	other := cmp.Or(said.Detail, said.Title, said.Error.Message)
+	for _, e := range said.Errors {
+		other = cmp.Or(other, e.Message)
+	}
+	return cmp.Or(redact.Cut(text, maxText), peer(other))
+}
+
+// head returns a line with the status, the request ID and, unless the reply is JSON, the Server. The
+// line says so if the body is not text. head also returns the headers that may be shown.
 func (x *exchange) head(secret string) (line string, shown http.Header) {
 	shown = make(http.Header)
 	set := func(name, value string) string {
@@ -173,28 +204,13 @@ func (x *exchange) head(secret string) (line string, shown http.Header) {
 	if server := set("Server", redact.Peer(x.header.Get("Server"), secret, maxServer)); server != "" && !x.isJSON {
 		line += ", server " + server
 	}
-	return line, shown
-}
-
-// message returns the presentable part of a message, as one text and in its own type.
-func message(member any, secret string) (shown string, own any) {
-	if s, ok := member.(string); ok {
-		shown = redact.Peer(s, secret, maxText)
-		return shown, shown
-	}
-	var list []string
-	elements, _ := member.([]any)
-	for rest := maxText; len(elements) > 0 && rest > len("…"); elements = elements[1:] {
-		if s, _ := elements[0].(string); s != "" {
-			s = redact.Peer(s, secret, rest)
-			list = append(list, s)
-			rest -= len(s) + len("; ")
+	if !x.isText {
+		line += ", a body that is not text in UTF-8" // perhaps it is compressed
+		if encoding := redact.Peer(x.header.Get("Content-Encoding"), secret, maxServer); encoding != "" {
+			line += ", Content-Encoding " + encoding
 		}
 	}
-	if list == nil {
-		return "", nil
-	}
-	return strings.Join(list, "; "), list
+	return line, shown
 }
 
 // statusText returns a status code with net/http's words, not the server's.

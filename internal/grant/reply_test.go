@@ -7,9 +7,10 @@ import (
 	"html"
 	"io"
 	"maps"
+	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -31,25 +32,37 @@ func TestWhatIsShownOfAReply(t *testing.T) {
 		{"code and description", jsonType, `{"error":"odd_code","error_description":"no such client","error_uri":"https://acme.com/odd"}`, `: odd_code, "no such client"`, `{"error":"odd_code","error_description":"no such client"}`},
 		{"a code", jsonType, `{"error":"odd_code"}`, `: odd_code`, `{"error":"odd_code"}`},
 		{"a code that begins as the secret", jsonType, `{"error":"plain_secretless"}`, `: plain_secretless`, `{"error":"plain_secretless"}`},
-		{"a description without a code", jsonType, `{"error_description":"no"}`, ``, `{}`},
-		{"a code of another form", jsonType, `{"error":"Odd Code","error_description":"no"}`, ``, `{}`},
+		{"a description without a code", jsonType, `{"error_description":"no"}`, `: "no"`, `{"error_description":"no"}`},
+		{"a code of another form", jsonType, `{"error":"Odd Code","error_description":"no"}`, `: "no"`, `{"error_description":"no"}`},
 		{"a code of 64 letters", jsonType, `{"error":"` + strings.Repeat("a", 64) + `"}`, `: ` + strings.Repeat("a", 64), `{"error":"` + strings.Repeat("a", 64) + `"}`},
 		{"a code of 65 letters", jsonType, `{"error":"` + strings.Repeat("a", 65) + `"}`, ``, `{}`},
 		{"a code and Mosaic's message", jsonType, `{"error":"odd_code","message":"not here"}`, `: odd_code, "not here"`, `{"error":"odd_code","message":"not here"}`},
 		{"the description before the message", jsonType, `{"error":"odd_code","error_description":"d","message":"m"}`, `: odd_code, "d"`, `{"error":"odd_code","error_description":"d"}`},
-		{"Mosaic's message", jsonType, `{"message":"not here","error_code":409}`, `: "not here"`, `{"message":"not here","error_code":409}`},
-		{"messages", jsonType, `{"message":["one","","two",3,["four"],"100%"],"error_code":"E-409"}`, `: "one; two; [withheld]"`, `{"message":["one","two","[withheld]"],"error_code":"E-409"}`},
+		{"Mosaic's message", jsonType, `{"message":"not here","error_code":409}`, `: "not here"`, `{"message":"not here"}`},
+		{"messages", jsonType, `{"message":["one","","two",3,["four"],"100%"],"error_code":"E-409"}`, `: "one; two; [withheld]"`, `{"message":"one; two; [withheld]"}`},
+		{"messages, of several lines", jsonType, `{"message":["one\nmore"," \n","two"]}`, `: "one [withheld]; two"`, `{"message":"one [withheld]; two"}`},
 		{"a message of another type", jsonType, `{"message":{"a":"b"},"error_code":["x"]}`, ``, `{}`},
 		{"a long message", jsonType, `{"message":"` + long + `"}`, `: "` + long[:297] + `…"`, `{"message":"` + long[:297] + `…"}`},
-		{"long messages", jsonType, `{"message":["` + long[:199] + `","` + long[:199] + `","more"]}`, `: "` + long[:199] + "; " + long[:96] + `…"`, `{"message":["` + long[:199] + `","` + long[:96] + `…"]}`},
+		{"long messages", jsonType, `{"message":["` + long[:199] + `","` + long[:199] + `","more"]}`, `: "` + long[:199] + "; " + long[:96] + `…"`, `{"message":"` + long[:199] + "; " + long[:96] + `…"}`},
 		{"the secret and a token", jsonType, `{"error":"odd_code","error_description":"plain-secret_0123 and ` + jwt + `."}`, `: odd_code, "[redacted] and [redacted].[redacted].[redacted]."`, `{"error":"odd_code","error_description":"[redacted] and [redacted].[redacted].[redacted]."}`},
-		{"an escape", jsonType, `{"error":"odd_code","error_description":"a\\nb","error_code":"a&b"}`, `: odd_code, "[withheld]"`, `{"error":"odd_code","error_description":"[withheld]","error_code":"[withheld]"}`},
+		{"an escape", jsonType, `{"error":"odd_code","error_description":"a b\\nc"}`, `: odd_code, "a [withheld]"`, `{"error":"odd_code","error_description":"a [withheld]"}`},
+		{"several lines", jsonType, `{"error":"odd_code","error_description":"no such\nclient"}`, `: odd_code, "no such [withheld]"`, `{"error":"odd_code","error_description":"no such [withheld]"}`},
+		{"problem details", "Content-Type: application/problem+json", `{"type":"about:blank","title":"Conflict","detail":"no such client"}`, `: "no such client"`, `{"message":"no such client"}`},
+		{"problem details without detail", "Content-Type: application/problem+json", `{"title":"Conflict","detail":null,"status":409}`, `: "Conflict"`, `{"message":"Conflict"}`},
+		{"an object under error", jsonType, `{"error":{"code":409,"message":"no such client"}}`, `: "no such client"`, `{"message":"no such client"}`},
+		{"a list under errors", jsonType, `{"success":false,"errors":["E",{"code":1},{"message":"no such client"},{"message":"more"}]}`, `: "no such client"`, `{"message":"no such client"}`},
+		{"an object under errors", jsonType, `{"errors":{"message":"no"}}`, ``, `{}`},
+		{"the message before the detail", jsonType, `{"title":"t","detail":"d","message":"m"}`, `: "m"`, `{"message":"m"}`},
+		{"the detail before the error's message", jsonType, `{"error":{"message":"e"},"errors":[{"message":"es"}],"detail":"d"}`, `: "d"`, `{"message":"d"}`},
 		{"JSON that is no object", jsonType, `["odd_code"]`, ``, `{}`},
 		{"JSON of another type", "Content-Type: text/html", `{"error":"odd_code"}`, `: odd_code`, `{"error":"odd_code"}`},
-		{"JSON as text", "Content-Type: text/plain", `{"detail":"no"}`, ``, `{}`},
+		{"JSON as text", "Content-Type: text/plain", `{"error":"odd_code","error_description":"a+b"}`, `: odd_code, "a+b"`, `{"error":"odd_code","error_description":"a+b"}`},
+		{"JSON as a form", "Content-Type: application/x-www-form-urlencoded", `{"error":"odd_code"}`, `: odd_code`, `{"error":"odd_code"}`},
+		{"JSON as text, with no known member", "Content-Type: text/plain", `{"fault":"no"}`, ``, `{}`},
 		{"a form", "Content-Type: application/x-www-form-urlencoded", "error=odd_code&error_description=no+such", `: odd_code, "no such"`, `{"error":"odd_code","error_description":"no such"}`},
-		{"text", "Content-Type: text/plain; charset=utf-8", " RBAC: access denied\n", `: "RBAC: access denied"`, `{}`},
-		{"text of two lines", "Content-Type: text/plain", "RBAC:\ndenied", `: "[withheld]"`, `{}`},
+		{"a form as text", "Content-Type: text/plain", "error=odd_code", `: odd_code`, `{"error":"odd_code"}`},
+		{"text", "Content-Type: text/plain; charset=utf-8", " RBAC: access denied\n", `: "RBAC: access denied"`, `{"message":"RBAC: access denied"}`},
+		{"text of two lines", "Content-Type: text/plain", "RBAC:\ndenied", `: "RBAC: [withheld]"`, `{"message":"RBAC: [withheld]"}`},
 		{"text without a type", "", "RBAC: access denied", ``, `{}`},
 		{"a page", "Content-Type: text/html", "<p>no</p>", `: an HTML page: does a proxy or a firewall answer in Mosaic's place?`, `{}`},
 		{"a Server that is not JSON", "Server: envoy", "", `, server envoy`, `{}`},
@@ -58,7 +71,12 @@ func TestWhatIsShownOfAReply(t *testing.T) {
 		{"a request ID", "X-Correlation-Id: b-2\r\nX-Request-Id: a=1_.:-", "", `, request ID a=1_.:-`, `{}`},
 		{"a request ID in another header", "Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nCf-Ray: 8c1f-FRA", "", `, request ID 8c1f-FRA`, `{}`},
 		{"a request ID with the secret", "X-Request-Id: plain-secret_0123", "", ``, `{}`},
-		{"everything", "X-Azure-Ref: r1\r\nServer: nginx\r\nContent-Type: text/plain", "no", `, request ID r1, server nginx: "no"`, `{}`},
+		{"everything", "X-Azure-Ref: r1\r\nServer: nginx\r\nContent-Type: text/plain", "no", `, request ID r1, server nginx: "no"`, `{"message":"no"}`},
+		{"a compressed text", "Content-Type: text/plain\r\nContent-Encoding: br\r\nServer: nginx", "\x0b\x02\x80no\x03", `, server nginx, a body that is not text in UTF-8, Content-Encoding br`, `{}`},
+		{"bytes", "Content-Type: application/octet-stream", "a\x00b", `, a body that is not text in UTF-8`, `{}`},
+		{"Latin-1", "Content-Type: text/plain", "refus\xe9", `, a body that is not text in UTF-8`, `{}`},
+		{"a Content-Encoding with the secret", "Content-Encoding: plain-secret_0123", "\xff", `, a body that is not text in UTF-8, Content-Encoding [redacted]`, `{}`},
+		{"all white space", "Content-Type: text/plain", " a\tb\v\f\r\n", `: "[withheld]"`, `{"message":"[withheld]"}`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stub := &kit.Stub{Replies: []string{kit.Reply("409 Words "+jwt, tt.header, tt.body)}}
@@ -70,8 +88,8 @@ func TestWhatIsShownOfAReply(t *testing.T) {
 			if !errors.As(failure, &reply) {
 				t.Fatal("errors.As finds no RetrieveError")
 			}
-			if string(reply.Body) != tt.shown || reply.ErrorURI != "" || reply.Response.Request != nil || reply.Response.Status != "409 Conflict" {
-				t.Errorf("got Body %s, URI %q, status %q; want Body %s, no URI, no request", reply.Body, reply.ErrorURI, reply.Response.Status, tt.shown)
+			if string(reply.Body) != tt.shown || reply.ErrorURI != "" || reply.Response.Status != "409 Conflict" {
+				t.Errorf("got Body %s, URI %q, status %q; want Body %s, no URI", reply.Body, reply.ErrorURI, reply.Response.Status, tt.shown)
 			}
 			var members struct {
 				Code        string `json:"error"`
@@ -80,10 +98,27 @@ func TestWhatIsShownOfAReply(t *testing.T) {
 			if err := json.Unmarshal(reply.Body, &members); err != nil || reply.ErrorCode != members.Code || reply.ErrorDescription != members.Description {
 				t.Errorf("got code %q and description %q; want those of Body %s", reply.ErrorCode, reply.ErrorDescription, reply.Body)
 			}
+			request := &http.Request{Method: http.MethodPost, URL: reply.Response.Request.URL}
+			if !reflect.DeepEqual(reply.Response.Request, request) || request.URL.String() != "https://api.acme.com/oidc/token" {
+				t.Errorf("got request %+v; want its method and its URL alone", reply.Response.Request)
+			}
 			if rest, err := io.ReadAll(reply.Response.Body); len(rest) != 0 || err != nil {
 				t.Errorf("got a body of %d bytes, error %v; want an empty one", len(rest), err)
 			}
 		})
+	}
+}
+
+func TestJSONIsReadWhateverItsTypeIs(t *testing.T) {
+	for _, media := range []string{"text/plain", "application/x-www-form-urlencoded", "text/html", "", "application/json; charset=utf-8"} {
+		token := kit.Reply("200 OK", "Content-Type: "+media, `{"access_token":"opaque",`+usable+`}`)
+		if tok, failure := request(t, t.Context(), newClient(t, &kit.Stub{Replies: []string{token}})); failure != nil || tok.AccessToken != "opaque" {
+			t.Errorf("%q: got error %v; want the token", media, failure)
+		}
+		refusal := kit.Reply("200 OK", "Content-Type: "+media, `{"error":"odd_code"}`)
+		if failure := fail(t, t.Context(), newClient(t, &kit.Stub{Replies: []string{refusal}})); failure.Error() != failed+": 200 OK: odd_code" {
+			t.Errorf("%q: got %v; want the code", media, failure)
+		}
 	}
 }
 
@@ -99,7 +134,7 @@ func TestTheHeadersThatAreReachable(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(reply.Response.Header)) {
 		got = append(got, name+": "+reply.Response.Header.Get(name))
 	}
-	want := append(strings.Split(kept, "\r\n"), "Retry-After: [withheld]")
+	want := append(strings.Split(kept, "\r\n"), "Retry-After: 60 [withheld]")
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -109,7 +144,7 @@ func TestTheHeadersThatAreReachable(t *testing.T) {
 func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 	const token = "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJhY21lIiwiZXhwIjoxNzAwMDAwMDAwfQ.c2lnbmF0dXJl0123456789"
 	toJSON := func(v any) string { b, _ := json.Marshal(v); return string(b) }
-	for _, secret := range []string{secret, "plain-secret_0123456789", `"quoted" 'too' <tag/> C:\new`, "geheimschlüssel日本", "8letters", "correcthorsebattery", "correct horse battery staple", "8374650192"} {
+	for _, secret := range []string{secret, "plain-secret_0123456789", `"quoted" 'too' <tag/> C:\new`, "geheimschlüssel日本", "8letters", "correcthorsebattery", "CorrectHorseBattery", "correct horse battery staple", "8374650192"} {
 		form := url.Values{"client_id": {"acme"}, "client_secret": {secret}}.Encode()
 		for spelling, text := range map[string]string{
 			"form":   form + "&t=" + token,
@@ -117,19 +152,19 @@ func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 			"HTML":   "<input value='" + html.EscapeString(secret) + "'><pre>" + html.EscapeString(form) + "</pre><p>" + token,
 			"JSON":   toJSON(map[string]string{"client_secret": secret, "form": form, "token": token}),
 			"base64": base64.StdEncoding.EncodeToString([]byte(form)),
+			"case":   strings.ToUpper("secret: " + secret),
 		} {
-			var code any = secret
-			if number, err := strconv.Atoi(secret); err == nil {
-				code = number
-			}
-			members := map[string]any{"error": "odd_code", "error_description": text, "error_uri": text, "error_code": text}
+			members := map[string]any{"error": "odd_code", "error_description": text, "error_uri": text}
 			for place, reply := range map[string]string{
 				"page":        kit.Reply("400 Bad Request", "Content-Type: text/html", text),
 				"text":        kit.Reply("400 Bad Request", "Content-Type: text/plain", text),
 				"no type":     kit.Reply("400 Bad Request", "", text),
 				"far behind":  kit.Reply("500 Oops", "Content-Type: text/plain", strings.Repeat(". ", 150-len(secret)/4)+text),
 				"members":     kit.Reply("400 Bad Request", jsonType, toJSON(members)),
-				"code":        kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"error": secret, "error_code": code})),
+				"code":        kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"error": "no_" + strings.ToLower(secret)})),
+				"problem":     kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"detail": text})),
+				"error":       kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"error": map[string]string{"message": text}})),
+				"encoding":    kit.Reply("400 Bad Request", "Content-Encoding: "+text, "\xff"),
 				"message":     kit.Reply("400 Bad Request", jsonType, toJSON(map[string]any{"message": []string{"a", text}, "error": text})),
 				"form":        kit.Reply("400 Bad Request", "Content-Type: application/x-www-form-urlencoded", url.Values{"error": {text}, "error_description": {text}}.Encode()),
 				"status 200":  kit.Reply("200 OK", jsonType, toJSON(map[string]string{"error": text, "error_description": text, "access_token": token})),
@@ -144,7 +179,7 @@ func TestNothingThatAServerEchoesOfTheSecretIsReachable(t *testing.T) {
 			} {
 				kit.Run(t, secret[:8]+"/"+spelling+"/"+place, func(t *testing.T) {
 					failure := fail(t, t.Context(), newClientOf(t, &kit.Stub{Replies: []string{reply}}, &identity.Credentials{Secret: secret}))
-					kit.NoSecret(t, failure, secret, "c2lnbmF0dXJl", "eyJzdWIi", strings.Trim(toJSON(secret), `"`), url.QueryEscape(secret), html.EscapeString(secret),
+					kit.NoSecret(t, failure, secret, "c2lnbmF0dXJl", "eyJzdWIi", strings.Trim(toJSON(secret), `"`), strings.ToLower(secret), strings.ToUpper(secret), url.QueryEscape(secret), html.EscapeString(secret),
 						base64.StdEncoding.EncodeToString([]byte(form))[:20])
 				})
 			}

@@ -1,7 +1,8 @@
-// Package redact has the rule for foreign text in errors and logs.
+// Package redact holds the rule for foreign text in errors and logs.
 //
-// It does not decode: a text with an escape is withheld, and a run of characters like an encoded
-// secret or a token is replaced. The rule keeps UUIDs, sentences, host names and short links.
+// The rule does not decode. If a text has an escape, its rest is withheld, and a run of characters
+// that looks like an encoded secret or a token is replaced. UUIDs, sentences, host names and short
+// links are kept.
 package redact
 
 import (
@@ -16,27 +17,25 @@ import (
 )
 
 const (
-	Mark     = "[redacted]" // in place of a part
-	Withheld = "[withheld]" // in place of a whole text
+	Mark     = "[redacted]" // replaces a part of a text
+	withheld = "[withheld]" // replaces the rest of a text
 
-	maxRead = 8 << 10 // bytes of a peer's text: no more than 300 are shown
+	maxRead = 8 << 10 // bytes of a peer's text that are read, because no more than 300 are shown
 	maxOwn  = 300     // bytes of a foreign error
 
-	// minSecret is the least length, in characters, of a secret to look for. A shorter one occurs
-	// by chance.
+	// minSecret is the least length, in characters, of a secret that is searched for. A shorter
+	// secret may occur in a text by chance.
 	minSecret = 8
 )
 
-// run matches tokens, keys and encoded secrets, if the match has a digit.
+// run matches tokens, keys and encoded secrets. Only a match that has a digit is replaced.
 var run = regexp.MustCompile(`[A-Za-z0-9+/=_]{20,}`)
 
-// Peer returns a peer's text (a server's, a proxy's, a TLS stack's) as it may be shown, in max
-// bytes at most.
+// Peer returns the text of a peer (a server, a proxy, a TLS stack) as it may be shown, on one line
+// of at most max bytes.
 func Peer(text, secret string, max int) string {
-	if text = Cut(text, maxRead); !utf8.ValidString(text) || strings.ContainsFunc(text, isEscape) {
-		return Withheld
-	}
-	text = run.ReplaceAllStringFunc(hide(text, secret), func(s string) string {
+	text = strings.ToValidUTF8(Cut(strings.TrimSpace(text), maxRead), "\x00")
+	text = run.ReplaceAllStringFunc(plain(hide(text, secret)), func(s string) string {
 		if strings.ContainsAny(s, "0123456789") {
 			return Mark
 		}
@@ -45,30 +44,49 @@ func Peer(text, secret string, max int) string {
 	return Cut(text, max)
 }
 
-// isEscape reports whether r is not printable, or begins an escape of a string, a form or HTML.
-func isEscape(r rune) bool {
-	return !unicode.IsPrint(r) || r == '\\' || r == '%' || r == '&'
+// plain returns the beginning of text, up to its first line end or before the word with the first
+// character that is not printable or begins an escape. After a Mark, even the words before that
+// character are withheld, because a secret with a space may continue there.
+func plain(text string) string {
+	end := strings.IndexFunc(text, func(r rune) bool {
+		return !unicode.IsPrint(r) || strings.ContainsRune(`\%&`, r) // escapes of strings, forms and HTML
+	})
+	if end < 0 {
+		return text
+	}
+	shown := text[:end]
+	if before, _, found := strings.Cut(shown, Mark); found {
+		shown = before + Mark
+	} else if text[end] != '\n' && text[end] != '\r' {
+		shown = shown[:strings.LastIndexByte(shown, ' ')+1]
+	}
+	return strings.TrimSpace(strings.TrimSpace(shown) + " " + withheld)
 }
 
-// Own returns a text of the caller's own side on one line, without the secret, in max bytes at
-// most.
+// Own returns a text of the caller's own side on one line of at most max bytes, without the secret.
 func Own(text, secret string, max int) string {
-	text = hide(strings.ToValidUTF8(text, "\n"), secret) // a secret may have a character that is not printable
-	words := strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) })
-	return Cut(hide(strings.Join(words, " "), secret), max)
+	return Cut(hide(oneLine(text), oneLine(secret)), max)
 }
 
-// A Foreign is an error of foreign code on the caller's side: a signer, a callback, a file. Its
-// text is one line without the secret, computed here: an Error method may panic.
+// oneLine puts a space in place of each run of unprintable characters, such as line ends.
+func oneLine(text string) string {
+	words := strings.FieldsFunc(strings.ToValidUTF8(text, "\n"), func(r rune) bool { return !unicode.IsPrint(r) })
+	return strings.Join(words, " ")
+}
+
+// A Foreign is an error of foreign code on the caller's side: a signer, a callback or a file. Its
+// text is one line without the secret. The text is computed when the Foreign is made, because the
+// Error method of foreign code may panic.
 //
-// errors.Is finds everything in it but the end of a context, and errors.As all but a RetrieveError:
-// they would pass for the caller's and for the token endpoint's.
+// errors.Is finds everything in a Foreign except the end of a context, which would pass for the end
+// of the caller's context. errors.As finds everything except a RetrieveError, which would pass for
+// the token endpoint's.
 type Foreign struct {
 	text string
 	err  error
 }
 
-// NewForeign returns err as a Foreign, with a prefix to its text.
+// NewForeign returns err as a Foreign whose text begins with prefix.
 func NewForeign(prefix string, err error, secret string) (f *Foreign) {
 	defer func() {
 		if recover() != nil { // the value may hold a secret
@@ -89,30 +107,34 @@ func (f *Foreign) Is(target error) bool {
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9=_.:-]{1,128}$`)
 
-// RequestID returns the value of a header with a request ID, or "" if it may not be shown.
+// RequestID returns the value of a header with a request ID, or "" if the value may not be shown.
 func RequestID(value, secret string) string {
-	if !requestID.MatchString(value) || hide(value, secret) != value {
-		return ""
+	if requestID.MatchString(value) && hide(value, secret) == value {
+		return value
 	}
-	return value
+	return ""
 }
 
-// hide replaces the secret, as it is and as in a form, and then its first eight characters and
-// everything up to the next space.
+// userInfo matches the user information of a URL, which may have spaces. If net/url cannot parse the
+// URL, the user information may also have slashes, the scheme may be missing, and a part of the
+// password may be named as the port.
+var userInfo = regexp.MustCompile(`((?:parse|address) "(?:\w+://)?)[^"]*(@)|(://)[^/"]*(@)|(invalid port ":)[^"]*`)
+
+// hide replaces the secret, in any letter case, then its first eight characters together with
+// everything up to the next space, and then the user information of URLs.
 func hide(text, secret string) string {
-	secret = strings.TrimSpace(secret) // as many servers do
-	if utf8.RuneCountInString(secret) < minSecret {
-		return text
+	if secret := []rune(strings.TrimSpace(secret)); len(secret) >= minSecret { // servers trim it, too
+		replace := func(part []rune, rest string) {
+			literal := strings.ReplaceAll(regexp.QuoteMeta(string(part)), " ", "[ +]") // a form has + for a space
+			text = regexp.MustCompile(`(?i)`+literal+rest).ReplaceAllLiteralString(text, Mark)
+		}
+		replace(secret, "")
+		replace(secret[:minSecret], "[^ ]*")
 	}
-	for _, spelling := range []string{secret, strings.ReplaceAll(secret, " ", "+")} {
-		beginning := regexp.QuoteMeta(string([]rune(spelling)[:minSecret]))
-		text = strings.ReplaceAll(text, spelling, Mark)
-		text = regexp.MustCompile(beginning+`\S*`).ReplaceAllLiteralString(text, Mark)
-	}
-	return text
+	return userInfo.ReplaceAllString(text, "$1$3$5"+Mark+"$2$4")
 }
 
-// Cut returns text in max bytes at most, with an ellipsis for the rest.
+// Cut returns at most max bytes of text, with an ellipsis in place of the rest.
 func Cut(text string, max int) string {
 	const ellipsis = "…"
 	if len(text) <= max {

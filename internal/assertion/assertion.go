@@ -1,7 +1,7 @@
 // Package assertion makes client assertions (RFC 7521, RFC 7523) signed with any crypto.Signer, and
 // JWK Sets (RFC 7517) of their keys.
 //
-// Its errors name the fields of mosaic.Config.
+// Its errors name the fields of mosaic.Config, except for those of [PublicKey].
 package assertion
 
 import (

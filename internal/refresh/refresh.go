@@ -115,10 +115,9 @@ func (e *entry) take() *Token {
 type request struct {
 	begun   time.Time
 	done    chan struct{}
-	renewal bool   // it began with a good token
-	dropped string // an access token dropped by Invalidate meanwhile; guarded by Source.mu
+	renewal bool // it began with a good token
 
-	// Set before done is closed. Both are nil if the fetch returned the dropped token.
+	// One of the two is set before done is closed.
 	result *entry
 	err    error
 }
@@ -203,7 +202,7 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		switch {
 		case r.result != nil:
 			return r.result.take(), nil
-		case r.err != nil && !r.renewal:
+		case !r.renewal:
 			return nil, r.err
 		}
 		// A failed renewal had one attempt: the next request has three.
@@ -266,7 +265,7 @@ func (s *Source) join() *request {
 	return r
 }
 
-// succeed makes tok the current token, unless it was dropped meanwhile. The caller holds s.mu.
+// succeed makes tok the current token. The caller holds s.mu.
 func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	var failures []any
 	if s.failures > 0 {
@@ -275,9 +274,6 @@ func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	tok.LogObtained(s.log, now.Sub(r.begun), failures...)
 	s.failures, s.deadFailures, s.refusals, s.err = 0, 0, 0, nil
 	s.pausedUntil, s.errUntil = time.Time{}, time.Time{}
-	if tok.AccessToken == r.dropped {
-		return
-	}
 	r.result = &entry{
 		Token: tok,
 		// Random: a fleet started together must not renew together. Early: an outage has a third of
@@ -384,14 +380,12 @@ func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{},
 // closed is the done channel of a request long finished.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// Invalidate drops the token if it is the current one. A request in flight does not bring it back.
+// Invalidate drops the token if it is the current one. The next call then waits for the request in
+// flight, if there is one, and accepts its token: the endpoint issues a new token each time.
 func (s *Source) Invalidate(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.current.Load(); e != nil && e.AccessToken == accessToken {
 		s.current.Store(nil)
-		if s.inflight != nil {
-			s.inflight.dropped = accessToken
-		}
 	}
 }

@@ -475,9 +475,8 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 //
 // The wait for a token ends with the request's context.
 //
-// A 401 to a token at least ten seconds old renews the token: at most once in ten seconds if the
-// 401 says invalid_token, else once a minute. The request is then sent once more if all of the
-// following hold:
+// If an API answers 401 to a token that is at least ten seconds old, the client renews the token, at
+// most once a minute. The request is then sent once more if all of the following hold:
 //   - the 401 says invalid_token, or net/http itself would repeat the request (GET,
 //     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
 //   - its body can be rewound (GetBody)

@@ -67,7 +67,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.unauthorized(source, tok, req, res)
 	}
 	if tok.Via != nil && isAlert(err) {
-		source.Replace(tok, pauseOther) // the server may have refused the certificate
+		source.Replace(tok) // the server may have refused the certificate
 	}
 	return res, err
 }
@@ -144,24 +144,14 @@ func send(rt http.RoundTripper, req, sent *http.Request) (*http.Response, error)
 	return res, err
 }
 
-const (
-	// The least time between renewals for 401s. Without invalid_token a 401 seldom is for the
-	// token.
-	pauseInvalid = 10 * time.Second
-	pauseOther   = time.Minute
-
-	maxReplayWait = 5 * time.Second // a renewal takes well under one, and somebody waits
-)
+const maxReplayWait = 5 * time.Second // a renewal takes well under a second, and a caller is waiting
 
 // unauthorized handles the 401 to a request with tok: it has tok replaced and, if that is safe,
 // sends req once more with the successor.
 func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req *http.Request, res *http.Response) (*http.Response, error) {
-	invalid, pause := saysInvalidToken(res.Header), pauseOther
-	if invalid {
-		pause = pauseInvalid
-	}
+	invalid := saysInvalidToken(res.Header)
 	empty := req.Body == nil || req.Body == http.NoBody
-	done, coming := source.Replace(tok, pause)
+	done, coming := source.Replace(tok)
 	if !coming || !(invalid || isRepeatable(req)) || !(empty || req.GetBody != nil) {
 		return res, nil
 	}

@@ -62,6 +62,9 @@ const (
 	// minAge: a 401 to a younger token has another cause, and a renewal would not help.
 	minAge = 10 * time.Second
 
+	// A path that answers 401 for good must not cost more than a renewal in this time.
+	replaceEvery = time.Minute
+
 	// With a good token nobody waits, so the pauses between failed requests may grow to a minute:
 	// an hour's token leaves 20 for retries. Without one every caller fails, so a request follows
 	// every two seconds. After refusals, which need a person, the pauses grow to 30 s.
@@ -359,9 +362,9 @@ func doubled(n int, limit time.Duration) time.Duration {
 // Replace renews old after a 401. It reports whether a successor is coming: done is closed when it
 // is there or has failed, then call [Source.Token]. Until then old stays in service.
 //
-// Replace begins no request for a token younger than ten seconds, none within pause after it last
-// began one, and none in a pause after a failure.
-func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{}, coming bool) {
+// Replace begins no request if old is younger than ten seconds, if Replace began a request less than
+// a minute ago, or in the pause after a failure.
+func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.current.Load(); e != nil && e.Token != old {
@@ -369,7 +372,7 @@ func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{},
 	}
 	if s.inflight == nil {
 		now := time.Now()
-		if now.Sub(old.Sent) < minAge || now.Sub(s.replaced) < pause || now.Before(s.pausedUntil) {
+		if now.Sub(old.Sent) < minAge || now.Sub(s.replaced) < replaceEvery || now.Before(s.pausedUntil) {
 			return nil, false
 		}
 		s.replaced = now

@@ -480,11 +480,10 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 //   - the 401 says invalid_token, or net/http itself would repeat the request (GET,
 //     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
 //   - its body can be rewound (GetBody)
-//   - the body of the 401 has at most 64 KiB
-//   - that body and the new token arrive within five seconds
+//   - the new token arrives within five seconds
 //
-// Otherwise the caller gets the 401. If the request could be sent again but the body of the 401
-// does not end in five seconds, it is closed, and reading it ends in an error.
+// Otherwise the caller gets the 401, with its body unread. With HTTP/1.1 and a MaxConnsPerHost of 1,
+// the caller gets the 401 after five seconds, because the body occupies the connection until then.
 //
 // The client has the timeout, jar and redirect policy of ctx's client under [oauth2.HTTPClient],
 // and uses its transport, or with Certificate a clone of it. Nothing else of ctx is used. If c is

@@ -2,7 +2,6 @@
 package bearer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -157,9 +156,6 @@ func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), maxReplayWait)
 	defer cancel()
-	if !readBody(ctx, res) {
-		return res, nil
-	}
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -174,6 +170,9 @@ func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req
 		if body, err = req.GetBody(); err != nil {
 			return res, nil
 		}
+	}
+	if res.Body != nil {
+		res.Body.Close()
 	}
 	return t.sendWith(next, req, body)
 }
@@ -209,48 +208,6 @@ func isRepeatable(req *http.Request) bool {
 	_, xKey := req.Header["X-Idempotency-Key"]
 	return key || xKey
 }
-
-const maxBody = 64 << 10 // of a 401, which has some hundred bytes
-
-var errSlowBody = errors.New("mosaic: the body of the 401 did not end in time")
-
-// readBody reads the body of a 401 into memory, to free its connection for the renewal. It reports
-// whether the body is whole. If not, res.Body has what was read and then the rest, or an error. A
-// body without an end is closed when ctx ends.
-func readBody(ctx context.Context, res *http.Response) bool {
-	body := res.Body
-	if body == nil {
-		return true
-	}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { body.Close(); close(closed) })
-	head, err := io.ReadAll(io.LimitReader(body, maxBody+1))
-	late := !stop()
-	if late {
-		<-closed // the caller may close it again
-	}
-	rest := io.Reader(body)
-	switch {
-	case err == nil && len(head) <= maxBody:
-		body.Close()
-		res.Body = io.NopCloser(bytes.NewReader(head))
-		return true
-	case late:
-		rest = failing{cmp.Or(res.Request.Context().Err(), errSlowBody)}
-	case err != nil:
-		rest = failing{err}
-	}
-	res.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), rest), body}
-	return false
-}
-
-// failing is a Reader of nothing but an error.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // isAlert reports whether err is a TLS alert of the server.
 func isAlert(err error) bool {

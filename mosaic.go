@@ -55,7 +55,7 @@
 //	INFO  mosaic: credentials changed                      method; kid, x5t
 //	WARN  mosaic: using earlier credentials                error
 //	WARN  mosaic: request sent without a token             host, reason
-//	DEBUG mosaic: request sent without a token             the same for a request with an Authorization of its own
+//	DEBUG mosaic: request sent without a token             the same for a request with its own Authorization header
 //	ERROR mosaic: token request panicked                   stack
 //	ERROR mosaic: GetCredentials panicked                  stack
 //	ERROR mosaic: PrivateKey panicked                      stack
@@ -63,8 +63,7 @@
 //
 // A source logs the first failure of an outage and then one a minute; failures counts all of them.
 // The warning of earlier credentials is logged once a minute at most. A request without a token is
-// logged once for each host and reason, in 32 records at most; of those with an Authorization of
-// their own, only the first is. Each record is written in a goroutine of its own: a handler may
+// logged once for each host and reason, in 32 records at most. Each record is written in a goroutine of its own: a handler may
 // block, or use the very client it logs for. So records may arrive out of order; their times are
 // right.
 //

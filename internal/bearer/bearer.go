@@ -30,7 +30,6 @@ type Transport struct {
 	Idle   func()                                  // closes idle connections, except Plain's
 	Log    *slog.Logger
 
-	logOwn sync.Once // a request with an Authorization of its own was logged
 	mu     sync.Mutex
 	logged [][2]string // host and reason of requests without a token; guarded by mu
 }
@@ -42,7 +41,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.Plain.RoundTrip(req) // for its error
 	}
 	if hasAuthorization(req.Header) {
-		t.logOwn.Do(func() { t.Log.Debug(sentWithout, "host", req.URL.Host, "reason", "it has an Authorization of its own") })
+		t.logWithout(slog.LevelDebug, req.URL.Host, "it has its own Authorization header")
 		rt := t.Plain
 		if t.Knows(req.URL) {
 			rt = t.Own(req.Context())
@@ -50,7 +49,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return send(rt, req, req)
 	}
 	if reason := t.untrusted(req); reason != "" {
-		t.logWithout(req.URL.Host, reason)
+		t.logWithout(slog.LevelWarn, req.URL.Host, reason)
 		return send(t.Plain, req, req)
 	}
 	source := t.Source(req.URL)
@@ -89,7 +88,7 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 		case r.Host != "" && (len(r.Host) != len(r.URL.Host) || !strings.EqualFold(r.Host, r.URL.Host)): // ſ folds to s
 			return "its Host is not that of its URL: in a ReverseProxy, use Rewrite with SetURL"
 		case r != req && (hasAuthorization(r.Header) || r.URL.User != nil):
-			return "the request before the redirect had an Authorization of its own"
+			return "the request before the redirect had its own Authorization header"
 		case r.Response == nil:
 			return ""
 		}
@@ -108,18 +107,17 @@ func hasAuthorization(h http.Header) bool {
 	return false
 }
 
-const (
-	sentWithout = "mosaic: request sent without a token"
-	maxLogged   = 32 // records of them: a caller's URLs may name any number of hosts
-)
+// maxLogged bounds the records of requests without a token, because a caller's URLs may name any
+// number of hosts.
+const maxLogged = 32
 
-// logWithout warns of a request without a token, once for each host and reason.
-func (t *Transport) logWithout(host, reason string) {
+// logWithout logs a request without a token, once for each host and reason.
+func (t *Transport) logWithout(level slog.Level, host, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if key := [2]string{host, reason}; len(t.logged) < maxLogged && !slices.Contains(t.logged, key) {
 		t.logged = append(t.logged, key)
-		t.Log.Warn(sentWithout, "host", host, "reason", reason)
+		t.Log.Log(context.Background(), level, "mosaic: request sent without a token", "host", host, "reason", reason)
 	}
 }
 

@@ -503,7 +503,7 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 	}
 	client.Transport = &bearer.Transport{
 		Plain:  w.HTTP.Transport,
-		Own:    w.RoundTripper,
+		Own:    func() http.RoundTripper { return w.RoundTripper(context.Background()) },
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
 		Idle:   w.CloseIdleConnections,

@@ -55,7 +55,7 @@
 //	INFO  mosaic: credentials changed                      method; kid, x5t
 //	WARN  mosaic: using earlier credentials                error
 //	WARN  mosaic: request sent without a token             host, reason
-//	DEBUG mosaic: request sent without a token             the same for a request with an Authorization of its own
+//	DEBUG mosaic: request sent without a token             the same for a request with its own Authorization header
 //	ERROR mosaic: token request panicked                   stack
 //	ERROR mosaic: GetCredentials panicked                  stack
 //	ERROR mosaic: PrivateKey panicked                      stack
@@ -63,8 +63,7 @@
 //
 // A source logs the first failure of an outage and then one a minute; failures counts all of them.
 // The warning of earlier credentials is logged once a minute at most. A request without a token is
-// logged once for each host and reason, in 32 records at most; of those with an Authorization of
-// their own, only the first is. Each record is written in a goroutine of its own: a handler may
+// logged once for each host and reason, in 32 records at most. Each record is written in a goroutine of its own: a handler may
 // block, or use the very client it logs for. So records may arrive out of order; their times are
 // right.
 //
@@ -524,17 +523,15 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 //
 // The wait for a token ends with the request's context.
 //
-// A 401 to a token at least ten seconds old renews the token: at most once in ten seconds if the
-// 401 says invalid_token, else once a minute. The request is then sent once more if all of the
-// following hold:
+// If an API answers 401 to a token that is at least ten seconds old, the client renews the token, at
+// most once a minute. The request is then sent once more if all of the following hold:
 //   - the 401 says invalid_token, or net/http itself would repeat the request (GET,
 //     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
 //   - its body can be rewound (GetBody)
-//   - the body of the 401 has at most 64 KiB
-//   - that body and the new token arrive within five seconds
+//   - the new token arrives within five seconds
 //
-// Otherwise the caller gets the 401. If the request could be sent again but the body of the 401
-// does not end in five seconds, it is closed, and reading it ends in an error.
+// Otherwise the caller gets the 401, with its body unread. With HTTP/1.1 and a MaxConnsPerHost of 1,
+// the caller gets the 401 after five seconds, because the body occupies the connection until then.
 //
 // The client has the timeout, jar and redirect policy of ctx's client under [oauth2.HTTPClient],
 // and uses its transport, or with Certificate a clone of it. Nothing else of ctx is used. If c is
@@ -556,7 +553,7 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 	client := *w.http
 	client.Transport = &bearer.Transport{
 		Plain:  w.http.Transport,
-		Own:    func(context.Context) http.RoundTripper { return w.identity.Transport() },
+		Own:    w.identity.Transport,
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
 		Idle:   w.identity.CloseIdleConnections,

@@ -2,7 +2,6 @@
 package bearer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -24,34 +23,33 @@ import (
 // A Transport gives each request to a known origin the token for its URL. It is safe for concurrent
 // use.
 type Transport struct {
-	Plain  http.RoundTripper                       // the caller's own
-	Own    func(context.Context) http.RoundTripper // to known origins, for requests with an Authorization of their own
-	Knows  func(*url.URL) bool                     // may tokens go to this origin?
-	Source func(*url.URL) *refresh.Source          // of this URL's tokens
-	Idle   func()                                  // closes idle connections, except Plain's
+	Plain  http.RoundTripper        // the caller's own
+	Own    func() http.RoundTripper // sends requests to known origins that have their own Authorization header
+	Knows  func(*url.URL) bool      // reports whether tokens may go to the URL's origin
+	Source func(*url.URL) *refresh.Source
+	Idle   func() // closes idle connections, except Plain's
 	Log    *slog.Logger
 
-	logOwn sync.Once // a request with an Authorization of its own was logged
 	mu     sync.Mutex
-	logged [][2]string // host and reason of requests without a token; guarded by mu
+	logged [][2]string // the host and reason of requests sent without a token; guarded by mu
 }
 
-// RoundTrip sends req with a token, or as it is: to an unknown origin, or with an Authorization of
-// its own.
+// RoundTrip sends req with a token. It sends req unchanged if tokens may not go to its origin or if
+// it has its own Authorization header.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
 		return t.Plain.RoundTrip(req) // for its error
 	}
 	if hasAuthorization(req.Header) {
-		t.logOwn.Do(func() { t.Log.Debug(sentWithout, "host", req.URL.Host, "reason", "it has an Authorization of its own") })
+		t.logWithout(slog.LevelDebug, req.URL.Host, "it has its own Authorization header")
 		rt := t.Plain
 		if t.Knows(req.URL) {
-			rt = t.Own(req.Context())
+			rt = t.Own()
 		}
 		return send(rt, req, req)
 	}
 	if reason := t.untrusted(req); reason != "" {
-		t.logWithout(req.URL.Host, reason)
+		t.logWithout(slog.LevelWarn, req.URL.Host, reason)
 		return send(t.Plain, req, req)
 	}
 	source := t.Source(req.URL)
@@ -67,17 +65,17 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.unauthorized(source, tok, req, res)
 	}
 	if tok.Via != nil && isAlert(err) {
-		source.Replace(tok, pauseOther) // the server may have refused the certificate
+		source.Replace(tok) // the server may have refused the certificate
 	}
 	return res, err
 }
 
-// maxRedirects bounds a chain of redirects. An http.Client follows ten; crafted redirects can be a
-// cycle.
+// maxRedirects bounds a chain of redirects. An http.Client follows ten redirects, but a crafted
+// chain of requests can be a cycle.
 const maxRedirects = 100
 
-// untrusted returns the reason to send req without a token, or "". Every request of a redirect
-// counts: a foreign page must not make the client send a token with DELETE /cis/….
+// untrusted returns the reason to send req without a token, or "". It checks every request in a
+// chain of redirects: a foreign page must not make the client send a token with DELETE /cis/….
 func (t *Transport) untrusted(req *http.Request) (reason string) {
 	r := req
 	for range maxRedirects {
@@ -90,7 +88,7 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 		case r.Host != "" && (len(r.Host) != len(r.URL.Host) || !strings.EqualFold(r.Host, r.URL.Host)): // ſ folds to s
 			return "its Host is not that of its URL: in a ReverseProxy, use Rewrite with SetURL"
 		case r != req && (hasAuthorization(r.Header) || r.URL.User != nil):
-			return "the request before the redirect had an Authorization of its own"
+			return "the request before the redirect had its own Authorization header"
 		case r.Response == nil:
 			return ""
 		}
@@ -99,7 +97,7 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 	return "it was redirected too often"
 }
 
-// hasAuthorization reports whether h has an Authorization, in any case.
+// hasAuthorization reports whether h has an Authorization header, in any letter case.
 func hasAuthorization(h http.Header) bool {
 	for name := range h {
 		if strings.EqualFold(name, "Authorization") {
@@ -109,18 +107,17 @@ func hasAuthorization(h http.Header) bool {
 	return false
 }
 
-const (
-	sentWithout = "mosaic: request sent without a token"
-	maxLogged   = 32 // records of them: a caller's URLs may name any number of hosts
-)
+// maxLogged bounds the records of requests without a token, because a caller's URLs may name any
+// number of hosts.
+const maxLogged = 32
 
-// logWithout warns of a request without a token, once for each host and reason.
-func (t *Transport) logWithout(host, reason string) {
+// logWithout logs a request without a token, once for each host and reason.
+func (t *Transport) logWithout(level slog.Level, host, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if key := [2]string{host, reason}; len(t.logged) < maxLogged && !slices.Contains(t.logged, key) {
 		t.logged = append(t.logged, key)
-		t.Log.Warn(sentWithout, "host", host, "reason", reason)
+		t.Log.Log(context.Background(), level, "mosaic: request sent without a token", "host", host, "reason", reason)
 	}
 }
 
@@ -134,8 +131,8 @@ func (t *Transport) sendWith(tok *refresh.Token, req *http.Request, body io.Read
 	return send(cmp.Or(tok.Via, t.Plain), req, &sent)
 }
 
-// send sends sent, which is req or a copy of it. The response's Request is req: the caller does not
-// get the token, and untrusted relies on it in redirects.
+// send sends sent, which is req or a copy of it. The Request of the response is req, so that the
+// caller does not get the token, and because untrusted follows it in a redirect.
 func send(rt http.RoundTripper, req, sent *http.Request) (*http.Response, error) {
 	res, err := rt.RoundTrip(sent)
 	if res != nil {
@@ -144,32 +141,22 @@ func send(rt http.RoundTripper, req, sent *http.Request) (*http.Response, error)
 	return res, err
 }
 
-const (
-	// The least time between renewals for 401s. Without invalid_token a 401 seldom is for the
-	// token.
-	pauseInvalid = 10 * time.Second
-	pauseOther   = time.Minute
+// maxRetryWait bounds the wait for a new token after a 401. A renewal takes well under a second, and
+// a caller is waiting.
+const maxRetryWait = 5 * time.Second
 
-	maxReplayWait = 5 * time.Second // a renewal takes well under one, and somebody waits
-)
-
-// unauthorized handles the 401 to a request with tok: it has tok replaced and, if that is safe,
-// sends req once more with the successor.
+// unauthorized handles res, the 401 to a request with tok. It has tok replaced. If req can be sent
+// once more, it waits for the new token, closes res, and sends req with that token. Otherwise it
+// returns res untouched.
 func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req *http.Request, res *http.Response) (*http.Response, error) {
-	invalid, pause := saysInvalidToken(res.Header), pauseOther
-	if invalid {
-		pause = pauseInvalid
-	}
+	invalid := saysInvalidToken(res.Header)
 	empty := req.Body == nil || req.Body == http.NoBody
-	done, coming := source.Replace(tok, pause)
+	done, coming := source.Replace(tok)
 	if !coming || !(invalid || isRepeatable(req)) || !(empty || req.GetBody != nil) {
 		return res, nil
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), maxReplayWait)
+	ctx, cancel := context.WithTimeout(req.Context(), maxRetryWait)
 	defer cancel()
-	if !readBody(ctx, res) {
-		return res, nil
-	}
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -185,17 +172,20 @@ func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req
 			return res, nil
 		}
 	}
+	if res.Body != nil {
+		res.Body.Close()
+	}
 	return t.sendWith(next, req, body)
 }
 
-const maxChallenges = 8 << 10 // bytes of all values of WWW-Authenticate
+const maxChallenges = 8 << 10 // bytes of WWW-Authenticate that are read
 
 // challenge matches a parameter of WWW-Authenticate, or a scheme (RFC 9110 §11.6.1).
 var challenge = regexp.MustCompile(`([\w-]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s,"]*)|([\w-]+)`)
 
-// saysInvalidToken reports whether a 401 is for the token (RFC 6750 §3.1).
+// saysInvalidToken reports whether a 401 is about the token (RFC 6750 §3.1).
 func saysInvalidToken(h http.Header) bool {
-	challenges := strings.Join(h["Www-Authenticate"], ",") // the same (RFC 9110 §5.3)
+	challenges := strings.Join(h["Www-Authenticate"], ",") // equivalent to separate headers (RFC 9110 §5.3)
 	scheme := ""
 	for _, m := range challenge.FindAllStringSubmatch(challenges[:min(len(challenges), maxChallenges)], -1) {
 		switch {
@@ -208,8 +198,9 @@ func saysInvalidToken(h http.Header) bool {
 	return false
 }
 
-// isRepeatable reports whether net/http itself would repeat req on a broken connection. A 401 to
-// any other request may mean a wrong password, and a second attempt with it can lock a user out.
+// isRepeatable reports whether net/http itself would repeat req after its connection broke. A 401 to
+// another request may mean that a user's password is wrong, and to send the password again could
+// lock the user out.
 func isRepeatable(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
@@ -220,55 +211,13 @@ func isRepeatable(req *http.Request) bool {
 	return key || xKey
 }
 
-const maxBody = 64 << 10 // of a 401, which has some hundred bytes
-
-var errSlowBody = errors.New("mosaic: the body of the 401 did not end in time")
-
-// readBody reads the body of a 401 into memory, to free its connection for the renewal. It reports
-// whether the body is whole. If not, res.Body has what was read and then the rest, or an error. A
-// body without an end is closed when ctx ends.
-func readBody(ctx context.Context, res *http.Response) bool {
-	body := res.Body
-	if body == nil {
-		return true
-	}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { body.Close(); close(closed) })
-	head, err := io.ReadAll(io.LimitReader(body, maxBody+1))
-	late := !stop()
-	if late {
-		<-closed // the caller may close it again
-	}
-	rest := io.Reader(body)
-	switch {
-	case err == nil && len(head) <= maxBody:
-		body.Close()
-		res.Body = io.NopCloser(bytes.NewReader(head))
-		return true
-	case late:
-		rest = failing{cmp.Or(res.Request.Context().Err(), errSlowBody)}
-	case err != nil:
-		rest = failing{err}
-	}
-	res.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(head), rest), body}
-	return false
-}
-
-// failing is a Reader of nothing but an error.
-type failing struct{ err error }
-
-func (f failing) Read([]byte) (int, error) { return 0, f.err }
-
-// isAlert reports whether err is a TLS alert of the server.
+// isAlert reports whether the server ended the connection with a TLS alert.
 func isAlert(err error) bool {
 	var e *net.OpError
 	return errors.As(err, &e) && e.Op == "remote error"
 }
 
-// CloseIdleConnections is called by the method of http.Client.
+// CloseIdleConnections is called by http.Client's method of that name.
 func (t *Transport) CloseIdleConnections() {
 	if c, ok := t.Plain.(interface{ CloseIdleConnections() }); ok {
 		c.CloseIdleConnections()

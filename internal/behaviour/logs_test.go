@@ -238,7 +238,10 @@ func TestTheLogIsAContract(t *testing.T) {
 				}
 				res.Body.Close()
 			}
-		}, []string{"WARN mosaic: request sent without a token host reason", "DEBUG mosaic: request sent without a token host reason"}},
+		}, []string{
+			"WARN mosaic: request sent without a token host reason", "DEBUG mosaic: request sent without a token host reason",
+			"DEBUG mosaic: request sent without a token host reason",
+		}},
 		{"a transport that panics", func(t *testing.T, w world) {
 			wantError(t, w.conf.TokenSource(kit.Over(w.ctx, kit.RoundTripper(func(*http.Request) (*http.Response, error) { panic(w.conf.ClientSecret) }))))
 		}, []string{"ERROR mosaic: token request panicked stack", failed}},

@@ -223,7 +223,7 @@ func TestAReverseProxyNeedsRewriteWithSetURL(t *testing.T) {
 	}{
 		{"NewSingleHostReverseProxy", httputil.NewSingleHostReverseProxy, "", 401, 1, []string{"level=WARN", "use Rewrite with SetURL"}},
 		{"Rewrite with SetURL", rewrite, "", 200, 0, nil},
-		{"an inbound Authorization", rewrite, "Bearer theirs", 401, 1, []string{"level=DEBUG", "has an Authorization of its own"}},
+		{"an inbound Authorization", rewrite, "Bearer theirs", 401, 1, []string{"level=DEBUG", "it has its own Authorization header"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -296,12 +296,17 @@ func TestThirtyTwoHostsAreLoggedAndNoMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSpy(nothing)
 		for i := range 100 {
-			s.wantToken(t, request("GET", fmt.Sprintf("https://host%d.acme.com/cis", i%50), nil), false)
+			host := fmt.Sprintf("https://host%d.acme.com/cis", i%50)
+			s.wantToken(t, request("GET", host, nil), false)
+			s.wantToken(t, own(request("GET", host, nil)), false)
 			req := request("GET", eu+"/cis", nil)
 			req.Host = "another.acme.com" // one further reason
 			s.wantToken(t, req, false)
 		}
-		wantWithout(t, &s.log, 32, "level=WARN")
+		wantWithout(t, &s.log, 32)
+		if warnings, debug := s.log.Count("level=WARN"), s.log.Count("level=DEBUG"); warnings != 17 || debug != 15 {
+			t.Errorf("got %d records at warn and %d at debug; want 17 and 15", warnings, debug)
+		}
 		if n := s.log.Count("its Host is not that of its URL"); n != 1 {
 			t.Errorf("one host with one reason was logged %d times; want once", n)
 		}
@@ -337,7 +342,7 @@ func TestARequestWithAnAuthorizationOfItsOwnIsSentAsItIs(t *testing.T) {
 				}
 			}
 			w.wantTokenRequests(0)
-			wantWithout(t, &w.log, 1, "level=DEBUG", "has an Authorization of its own")
+			wantWithout(t, &w.log, 1, "level=DEBUG", "it has its own Authorization header")
 		})
 	}
 }

@@ -62,6 +62,9 @@ const (
 	// minAge: a 401 to a younger token has another cause, and a renewal would not help.
 	minAge = 10 * time.Second
 
+	// A path that answers 401 for good must not cost more than a renewal in this time.
+	replaceEvery = time.Minute
+
 	// With a good token nobody waits, so the pauses between failed requests may grow to a minute:
 	// an hour's token leaves 20 for retries. Without one every caller fails, so a request follows
 	// every two seconds. After refusals, which need a person, the pauses grow to 30 s.
@@ -115,10 +118,9 @@ func (e *entry) take() *Token {
 type request struct {
 	begun   time.Time
 	done    chan struct{}
-	renewal bool   // it began with a good token
-	dropped string // an access token dropped by Invalidate meanwhile; guarded by Source.mu
+	renewal bool // it began with a good token
 
-	// Set before done is closed. Both are nil if the fetch returned the dropped token.
+	// One of the two is set before done is closed.
 	result *entry
 	err    error
 }
@@ -203,7 +205,7 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		switch {
 		case r.result != nil:
 			return r.result.take(), nil
-		case r.err != nil && !r.renewal:
+		case !r.renewal:
 			return nil, r.err
 		}
 		// A failed renewal had one attempt: the next request has three.
@@ -266,7 +268,7 @@ func (s *Source) join() *request {
 	return r
 }
 
-// succeed makes tok the current token, unless it was dropped meanwhile. The caller holds s.mu.
+// succeed makes tok the current token. The caller holds s.mu.
 func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	var failures []any
 	if s.failures > 0 {
@@ -275,9 +277,6 @@ func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	tok.LogObtained(s.log, now.Sub(r.begun), failures...)
 	s.failures, s.deadFailures, s.refusals, s.err = 0, 0, 0, nil
 	s.pausedUntil, s.errUntil = time.Time{}, time.Time{}
-	if tok.AccessToken == r.dropped {
-		return
-	}
 	r.result = &entry{
 		Token: tok,
 		// Random: a fleet started together must not renew together. Early: an outage has a third of
@@ -363,9 +362,9 @@ func doubled(n int, limit time.Duration) time.Duration {
 // Replace renews old after a 401. It reports whether a successor is coming: done is closed when it
 // is there or has failed, then call [Source.Token]. Until then old stays in service.
 //
-// Replace begins no request for a token younger than ten seconds, none within pause after it last
-// began one, and none in a pause after a failure.
-func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{}, coming bool) {
+// Replace begins no request if old is younger than ten seconds, if Replace began a request less than
+// a minute ago, or in the pause after a failure.
+func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.current.Load(); e != nil && e.Token != old {
@@ -373,7 +372,7 @@ func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{},
 	}
 	if s.inflight == nil {
 		now := time.Now()
-		if now.Sub(old.Sent) < minAge || now.Sub(s.replaced) < pause || now.Before(s.pausedUntil) {
+		if now.Sub(old.Sent) < minAge || now.Sub(s.replaced) < replaceEvery || now.Before(s.pausedUntil) {
 			return nil, false
 		}
 		s.replaced = now
@@ -384,14 +383,12 @@ func (s *Source) Replace(old *Token, pause time.Duration) (done <-chan struct{},
 // closed is the done channel of a request long finished.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// Invalidate drops the token if it is the current one. A request in flight does not bring it back.
+// Invalidate drops the token if it is the current one. The next call then waits for the request in
+// flight, if there is one, and accepts its token: the endpoint issues a new token each time.
 func (s *Source) Invalidate(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.current.Load(); e != nil && e.AccessToken == accessToken {
 		s.current.Store(nil)
-		if s.inflight != nil {
-			s.inflight.dropped = accessToken
-		}
 	}
 }

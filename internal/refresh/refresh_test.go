@@ -356,11 +356,11 @@ func TestACallWithAnEndedContextMakesNoRequest(t *testing.T) {
 	})
 }
 
-// wantReplaced calls Replace with a pause of a minute, and fails t unless a successor is coming as
+// wantReplaced calls Replace, and fails t unless a successor is coming as
 // wanted.
 func wantReplaced(t *testing.T, s *refresh.Source, old *refresh.Token, want bool) (done <-chan struct{}) {
 	t.Helper()
-	done, coming := s.Replace(old, time.Minute)
+	done, coming := s.Replace(old)
 	if coming != want {
 		t.Errorf("at %s, a successor is coming: got %t; want %t", time.Now().Format(time.TimeOnly), coming, want)
 	}
@@ -390,7 +390,7 @@ func TestAReplaceThatFailsCostsOneRequest(t *testing.T) {
 			t.Errorf("got %q; want it to tell that the next try comes when the token is due", log.String())
 		}
 		time.Sleep(time.Minute - 1)
-		if _, coming := s.Replace(tok, 0); coming {
+		if _, coming := s.Replace(tok); coming {
 			t.Error("another request began in the pause after a failure")
 		}
 		time.Sleep(29 * time.Minute)

@@ -552,7 +552,7 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 	}
 	client := *w.http
 	client.Transport = &bearer.Transport{
-		Plain:  w.http.Transport,
+		Plain:  w.identity.Plain(),
 		Own:    w.identity.Transport,
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
@@ -575,7 +575,7 @@ func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
 // wired is a valid Config in use.
 type wired struct {
 	conf     *Config      // a deep copy, with a Logger
-	http     *http.Client // a copy of the context's, with a Transport
+	http     *http.Client // a copy of the context's
 	identity *identity.Source
 	grant    *grant.Client
 }
@@ -611,12 +611,9 @@ func (c *Config) wire(ctx context.Context) (*wired, error) {
 	return w, nil
 }
 
-// contextClient returns a copy of ctx's HTTP client, or of the default one. It has a Transport.
+// contextClient returns a copy of ctx's HTTP client, or of the default one.
 func contextClient(ctx context.Context) *http.Client {
 	client := *cmp.Or(oauth2.NewClient(ctx, nil), http.DefaultClient) // the context's may be nil
-	if client.Transport == nil {
-		client.Transport = http.DefaultTransport
-	}
 	return &client
 }
 

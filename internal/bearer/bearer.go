@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/mosaic/internal/reconnect"
 	"example.com/mosaic/internal/refresh"
 )
 
@@ -30,27 +31,36 @@ type Transport struct {
 	Idle   func() // closes idle connections, except Plain's
 	Log    *slog.Logger
 
+	sender reconnect.Sender // for known origins
 	mu     sync.Mutex
 	logged [][2]string // the host and reason of requests sent without a token; guarded by mu
 }
 
 // RoundTrip sends req with a token. It sends req unchanged if tokens may not go to its origin or if
-// it has its own Authorization header.
+// it has its own Authorization header. The Request of the response is req, so that the caller does
+// not get the token, and because untrusted follows it in a redirect.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := t.roundTrip(req)
+	if res != nil {
+		res.Request = req
+	}
+	return res, err
+}
+
+func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
 		return t.Plain.RoundTrip(req) // for its error
 	}
 	if hasAuthorization(req.Header) {
 		t.logWithout(slog.LevelDebug, req.URL.Host, "it has its own Authorization header")
-		rt := t.Plain
 		if t.Knows(req.URL) {
-			rt = t.Own()
+			return t.sender.Send(t.Own(), req)
 		}
-		return send(rt, req, req)
+		return t.Plain.RoundTrip(req)
 	}
 	if reason := t.untrusted(req); reason != "" {
 		t.logWithout(slog.LevelWarn, req.URL.Host, reason)
-		return send(t.Plain, req, req)
+		return t.Plain.RoundTrip(req)
 	}
 	source := t.Source(req.URL)
 	tok, err := source.Token(req.Context())
@@ -128,17 +138,7 @@ func (t *Transport) sendWith(tok *refresh.Token, req *http.Request, body io.Read
 	sent.Header = make(http.Header, len(req.Header)+1)
 	maps.Copy(sent.Header, req.Header)
 	sent.Header["Authorization"] = []string{tok.Authorization}
-	return send(cmp.Or(tok.Via, t.Plain), req, &sent)
-}
-
-// send sends sent, which is req or a copy of it. The Request of the response is req, so that the
-// caller does not get the token, and because untrusted follows it in a redirect.
-func send(rt http.RoundTripper, req, sent *http.Request) (*http.Response, error) {
-	res, err := rt.RoundTrip(sent)
-	if res != nil {
-		res.Request = req
-	}
-	return res, err
+	return t.sender.Send(cmp.Or(tok.Via, t.Plain), &sent)
 }
 
 // maxRetryWait bounds the wait for a new token after a 401. A renewal takes well under a second, and

@@ -41,7 +41,7 @@ type Source struct {
 	getting guard.Calls
 	log     *slog.Logger
 
-	plain   http.RoundTripper // the caller's own
+	plain   http.RoundTripper // the caller's own, or defaultTransport
 	base    *http.Transport   // to clone for each certificate
 	baseErr error             // why there is no base
 
@@ -53,13 +53,13 @@ type Source struct {
 }
 
 // New returns a Source of the fixed credentials or, if get is not nil, of what get returns at each
-// call. get must check its result. plain is the caller's transport, nil for
+// call. get must check its result. own is the caller's transport; if it is nil, that is
 // http.DefaultTransport. It is cloned if a certificate may have to be presented, and New fails if
-// fixed has a certificate and plain cannot be cloned.
-func New(fixed *Credentials, get func(context.Context) (*Credentials, error), plain http.RoundTripper, log *slog.Logger) (*Source, error) {
-	s := &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: cmp.Or(plain, http.DefaultTransport)}
+// fixed has a certificate and own cannot be cloned.
+func New(fixed *Credentials, get func(context.Context) (*Credentials, error), own http.RoundTripper, log *slog.Logger) (*Source, error) {
+	s := &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: cmp.Or[http.RoundTripper](own, defaultTransport{})}
 	if get != nil || fixed.Certificate != nil {
-		s.base, s.baseErr = mtls.Base(s.plain)
+		s.base, s.baseErr = mtls.Base(cmp.Or(own, http.DefaultTransport))
 	}
 	if get != nil {
 		return s, nil
@@ -67,6 +67,16 @@ func New(fixed *Credentials, get func(context.Context) (*Credentials, error), pl
 	_, err := s.use(fixed)
 	return s, err
 }
+
+// A defaultTransport looks up http.DefaultTransport at each request, as x/oauth2 does, because
+// programs and test tools replace it.
+type defaultTransport struct{}
+
+func (defaultTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return http.DefaultTransport.RoundTrip(req)
+}
+
+func (defaultTransport) CloseIdleConnections() { new(http.Client).CloseIdleConnections() }
 
 // getTimeout bounds the wait for get. A vault answers in less, and callers may wait.
 const getTimeout = 5 * time.Second
@@ -143,6 +153,9 @@ func (s *Source) use(creds *Credentials) (*Identity, error) {
 	}
 	return id, nil
 }
+
+// Plain returns the caller's own transport.
+func (s *Source) Plain() http.RoundTripper { return s.plain }
 
 // Transport returns the transport of the newest identity, or the caller's own before there is an
 // identity.

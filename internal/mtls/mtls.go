@@ -3,6 +3,7 @@ package mtls
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -118,6 +119,10 @@ type Transport struct {
 // nobody closes it.
 const maxIdle = 90 * time.Second
 
+// pingTimeout is how long an HTTP/2 connection may be silent before its health is checked. The
+// timeout of the check itself is net/http's, 15 s.
+const pingTimeout = 15 * time.Second
+
 // NewTransport returns a Transport that shares no connection with base. [Transport.Present] must be
 // called before its first use.
 func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
@@ -133,6 +138,9 @@ func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 	if t.IdleConnTimeout == 0 {
 		t.IdleConnTimeout = maxIdle
 	}
+	// Health checks that were set with x/net's http2.ConfigureTransports cannot be read from base.
+	t.HTTP2 = cmp.Or(t.HTTP2, new(http.HTTP2Config)) // a copy, because base was cloned
+	t.HTTP2.SendPingTimeout = cmp.Or(t.HTTP2.SendPingTimeout, pingTimeout)
 	return t
 }
 

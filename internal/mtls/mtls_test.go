@@ -236,3 +236,19 @@ func TestACloneClosesItsIdleConnectionsInTheEnd(t *testing.T) {
 		}
 	}
 }
+
+func TestACloneChecksTheHealthOfItsConnections(t *testing.T) {
+	cert := certificate(t, kit.EC(), time.Hour)
+	for set, want := range map[time.Duration]time.Duration{0: 15 * time.Second, time.Minute: time.Minute} {
+		base := &http.Transport{HTTP2: &http.HTTP2Config{SendPingTimeout: set, MaxReadFrameSize: 1 << 20}}
+		if got := transport(t, base, cert).HTTP2; got.SendPingTimeout != want || got.MaxReadFrameSize != 1<<20 {
+			t.Errorf("of a base with %s: got %+v; want %s, and all else as it was", set, got, want)
+		}
+		if base.HTTP2.SendPingTimeout != set {
+			t.Error("the base was changed")
+		}
+	}
+	if got := transport(t, new(http.Transport), cert).HTTP2; got.SendPingTimeout != 15*time.Second {
+		t.Errorf("of a base without HTTP2: got %+v; want 15 s", got)
+	}
+}

@@ -368,6 +368,7 @@ type otherKey struct {
 func (k otherKey) Public() crypto.PublicKey { return k.public }
 
 func TestEveryTextThatAUserCanMeet(t *testing.T) {
+	kit.NoFIPS(t)
 	for _, s := range sections {
 		for _, tt := range s.texts {
 			t.Run(s.title+"/"+tt.name, func(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 var nowhere = slog.New(slog.DiscardHandler)
 
 func TestACertificatesEndIsItsNotAfter(t *testing.T) {
+	kit.NoFIPS(t)
 	synctest.Test(t, func(t *testing.T) {
 		cert := certificate(t, kit.EC(), time.Hour)
 		for _, tt := range []struct {
@@ -69,6 +70,7 @@ func TestACertificateIsACopy(t *testing.T) {
 
 // The example of RFC 8705, appendix A.
 func TestTheThumbprintIsThatOfTheRFC(t *testing.T) {
+	kit.NoFIPS(t)
 	block, _ := pem.Decode([]byte(`-----BEGIN CERTIFICATE-----
 MIIBBjCBrAIBAjAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARtdGxzMB4XDTE4MTAx
 ODEyMzcwOVoXDTIyMDUwMjEyMzcwOVowDzENMAsGA1UEAwwEbXRsczBZMBMGByqG

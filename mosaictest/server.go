@@ -69,6 +69,7 @@ type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
 	binding        bool
+	issuerOnly     bool            // in the aud of assertions
 	kid            string          // of the signing key; tokens with another are revoked
 	caNames        [][]byte        // in TLS handshakes
 	certificate    tls.Certificate // of the server

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -30,12 +31,13 @@ import (
 
 var update = flag.Bool("update", false, "write docs/troubleshooting.md")
 
-// A text is one that a user can meet. Those with advice are in docs/troubleshooting.md.
+// A text is one that a user can meet. If it does not say itself what to do, it has advice, and
+// stands with it in docs/troubleshooting.md.
 type text struct {
 	name   string
 	meet   func(t *testing.T) error
 	want   string // the whole error, after the section's prefix
-	advice string
+	advice string // what the text does not say itself
 }
 
 // A section of the document.
@@ -182,7 +184,7 @@ var sections = []section{
 			c := certificate(t)
 			c.PrivateKey = nil
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
-		}, `Certificate has no usable private key (<nil>): want a crypto.Signer`, ``},
+		}, `Certificate has no usable private key (<nil>): want a crypto.Signer`, `Load both files, with tls.LoadX509KeyPair or Files.`},
 		{"another certificate's key", func(t *testing.T) error {
 			c := certificate(t)
 			c.PrivateKey = kit.Ed25519()
@@ -198,7 +200,7 @@ var sections = []section{
 		{"a parameter of ours", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"scope": {"x"}} }), `EndpointParams may not set "scope"`, `Use the field for it.`},
 	}},
 	{"ParseEndpoint and FromEnv", "", "mosaic: ", []text{
-		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
+		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is no known name: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, `A base URL that Mosaic has given you is accepted, too, if your region is not among those of the documentation.`},
 		{"plain HTTP", func(*testing.T) error { _, err := mosaic.ParseEndpoint("http://acme.com"); return err }, `endpoint "http://acme.com" is not https (plain http is for loopback hosts only): want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
 		{"an empty environment", env(nil), `invalid environment: MOSAIC_CLIENT_ID is empty: set the application's client ID; set MOSAIC_CLIENT_SECRET(_FILE), MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE; MOSAIC_ENDPOINT is empty: set the region that the credentials belong to, such as eu`, `Every variable to set is named at once.`},
 		{"a missing file", secretEnv("MOSAIC_PRIVATE_KEY_FILE", "/nowhere/key.pem"), `invalid environment: MOSAIC_PRIVATE_KEY_FILE "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
@@ -211,23 +213,33 @@ var sections = []section{
 			`The secret is wrong, revoked, or of another region or environment. Mosaic's support asks for the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
 			`401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints).`},
-		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, ``},
+		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `Submit the JWK Set of a self-signed certificate, or the chain of a CA-signed one, in the Admin Portal.`},
+		{"another subject", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
+			roots := x509.NewCertPool()
+			roots.AddCert(c.Leaf)
+			srv.RegisterCA("acme", roots, "CN=another")
+		}), `401 Unauthorized: invalid_client, "the certificate's subject is not the client's": check ClientID, and that the application at this Endpoint has this certificate`,
+			`A CA-signed certificate must have the subject that is registered for the client (tls_client_auth_subject_dn). A renewed certificate must have the same subject. The words in quotes are the stand-in's; Mosaic's are not documented.`},
+		{"OCSP", standIn(func(srv *mosaictest.Server, _ *tls.Certificate) {
+			srv.Fail(mosaictest.OAuthError(http.StatusUnauthorized, "invalid_client", ""))
+		}), `401 Unauthorized: invalid_client: check ClientID, and that the application at this Endpoint has this certificate`,
+			`If a CA-signed certificate was accepted before: it may have been revoked, or the OCSP responder in the client's settings may be down. Unless ocsp_fail_open is set there, Mosaic can then refuse every token request.`},
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
-		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, ``},
+		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, `The text is Mosaic's. Compare the Config with the client's settings in the Admin Portal.`},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
 			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
 		{"invalid_target by path", func(t *testing.T) error {
 			_, err := with(unchanged).Client((&kit.Stub{Replies: []string{kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)}}).Context(t.Context())).Get(mosaic.EU.URL("/risk/v1/recommendation"))
 			return errors.Unwrap(err)
-		}, `400 Bad Request: invalid_target: the path's first segment, "risk", needs the resource "https://risk.identity.security", which has to be configured for the application in Mosaic`, `As above: Client chose the resource by the path.`},
+		}, `400 Bad Request: invalid_target: the path's first segment, "risk", needs the resource "https://risk.identity.security", which has to be configured for the application in Mosaic`, `As above. Client chose the resource by the path.`},
 		{"invalid_target without a resource", oauth("invalid_target"), `400 Bad Request: invalid_target: the request names no resource: check Resource`, ``},
-		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, ``},
+		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, `Leave Scopes empty: Mosaic assigns scopes to the client, and the token carries them.`},
 		{"invalid_request", oauth("invalid_request"), `400 Bad Request: invalid_request: check EndpointParams, and the client authentication method set for the application`, ``},
 		{"unauthorized_client", oauth("unauthorized_client"), `400 Bad Request: unauthorized_client: the application has to be allowed the grant type client_credentials`, ``},
 		{"unsupported_grant_type", oauth("unsupported_grant_type"), `400 Bad Request: unsupported_grant_type: the application has to be allowed the grant type client_credentials`, ``},
-		{"an unknown code", oauth("server_error"), `400 Bad Request: server_error`, ``},
+		{"an unknown code", oauth("server_error"), `400 Bad Request: server_error`, `A fault on Mosaic's side, whatever the status says. Ask Mosaic's support.`},
 		{"403 with JSON", status("403 Forbidden", jsonType, `{"message":"Forbidden","error_code":403}`), `403 Forbidden: "Forbidden": check that the application may request tokens, and that no firewall refuses this network`, ``},
-		{"403 without JSON", status("403 Forbidden", "Content-Type: text/plain\r\nServer: envoy", "RBAC: access denied\n"), `403 Forbidden, server envoy: "RBAC: access denied": check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The path is unknown there (a wrong custom domain), or a proxy or firewall refused the request: its name and its text are shown.`},
+		{"403 without JSON", status("403 Forbidden", "Content-Type: text/plain\r\nServer: envoy", "RBAC: access denied\n"), `403 Forbidden, server envoy: "RBAC: access denied": check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The path is unknown there (is the custom domain wrong?), or a proxy or firewall refused the request. The error shows its name and its text.`},
 		{"404", status("404 Not Found", "", ""), `404 Not Found: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, ``},
 		{"an HTML page", status("403 Forbidden", "Content-Type: text/html; charset=UTF-8\r\nServer: cloudflare\r\nCf-Ray: 8c1f2d3e4a5b6c7d-FRA", "<html>"), `403 Forbidden, request ID 8c1f2d3e4a5b6c7d-FRA, server cloudflare: an HTML page: does a proxy or a firewall answer in Mosaic's place?`, `A proxy, a firewall or a captive portal answered instead of Mosaic.`},
 		{"a redirect", status("302 Found", "Location: https://login.acme.com/", ""), `302 Found: a redirect, which is not followed with credentials: check Endpoint`, `Set Endpoint to the base URL that the redirect leads to, if Mosaic owns it.`},
@@ -236,10 +248,10 @@ var sections = []section{
 		{"an escaped echo", status("400 Bad Request", jsonType, `{"error":"invalid_request","error_description":"client_secret=a%20secret"}`), `400 Bad Request: invalid_request, "[withheld]": check EndpointParams, and the client authentication method set for the application`, `[withheld] and [redacted] stand for text that could hold a secret.`},
 	}},
 	{"Token requests: no good answer", "They begin as above. `(3 attempts)` stands before the colon if the request was retried.", failed, []text{
-		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `With a token the source tries again by itself, without one the next call does; see Mosaic's status page.`},
+		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `As long as a token is valid, the source tries again by itself. Otherwise the next call tries again. See Mosaic's status page.`},
 		{"503", status("503 Service Unavailable", "Content-Type: text/plain\r\nServer: envoy\r\nRetry-After: 30", "no healthy upstream"), `: 503 Service Unavailable, server envoy: "no healthy upstream": a fault on Mosaic's side, or on the way there; retry after 30s`, ``},
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
-			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `DNS, routes or a firewall: try the same from the same host with curl.`},
+			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `Look at DNS, routes and firewalls: try curl on the same host.`},
 		{"a proxy that cannot be reached", transport(unchanged, &http.Transport{
 			Proxy:       func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
 			DialContext: dialing(&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("proxy.acme.com:8080: connection refused")}).DialContext,
@@ -247,31 +259,31 @@ var sections = []section{
 		//lint:ignore ST1005 net/http's text
 		{"a proxy that refuses", transport(unchanged, failing(errors.New("Proxy Authentication Required"))), ` (3 attempts): the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials`, ``},
 		{"a proxy that allows other hosts", transport(unchanged, failing(errors.New("Forbidden"))), ` (3 attempts): the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host`, ``},
-		{"plain HTTP", transport(unchanged, failing(errors.New("http: server gave HTTP response to HTTPS client"))), ` (3 attempts): "http: server gave HTTP response to HTTPS client": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
-		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, all together thirty: Mosaic or the way to it is slow.`},
+		{"plain HTTP", transport(unchanged, failing(errors.New("http: server gave HTTP response to HTTPS client"))), ` (3 attempts): "http: server gave HTTP response to HTTPS client": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `The port of Endpoint speaks plain HTTP, or a proxy answers in plain HTTP.`},
+		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, and all attempts together have thirty. Mosaic or the way to it is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))
 			return err
-		}, `: no reply in time: the Timeout of the HTTP client is 5s`, `Timeout bounds the whole token request: raise it.`},
+		}, `: no reply in time: the Timeout of the HTTP client is 5s`, `The Timeout bounds the whole token request: raise it.`},
 		{"a deadline of the caller's", func(t *testing.T) error {
 			ctx, cancel := context.WithTimeout(kit.Over(t.Context(), kit.RoundTripper(noReply)), 3*time.Second)
 			defer cancel()
 			_, err := with(unchanged).Token(ctx)
 			return err
 		}, `: context deadline exceeded`, `The context of the call ended first: give it more time.`},
-		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, ``},
-		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, ``},
+		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, `The connection broke in every attempt. Look at the proxies and firewalls on the way.`},
+		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, `As above.`},
 		{"HTML with 200", status("200 OK", "Content-Type: text/html\r\nServer: captive", "<html>"), `: the reply (200 OK, server captive) is not a token response (RFC 6749 §5.1): an HTML page: does a proxy or a firewall answer in Mosaic's place?`, ``},
 		{"no token", status("200 OK", jsonType, `{}`), `: the reply (200 OK) is not a token response (RFC 6749 §5.1): "oauth2: server response missing access_token"`, `Endpoint is not Mosaic's, or something on the way answers for it.`},
 		{"an empty reply", status("204 No Content", "", ""), `: the reply (204 No Content) is not a token response (RFC 6749 §5.1): "oauth2: cannot parse json: unexpected end of JSON input"`, ``},
-		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, ``},
-		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, ``},
+		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, `Mosaic documents Bearer tokens only. Check EndpointParams, and that Mosaic answers.`},
+		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, `Mosaic's tokens are JWTs. Check that Mosaic answers, and not something else.`},
 		{"a long token", tokenReply(strings.Repeat("a", 16385), `"expires_in":60`), `: the reply (200 OK) holds no usable token: it has 16385 bytes, more than any header takes`, ``},
-		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, ``},
+		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, `As above.`},
 		{"an end too far", tokenReply("opaque", `"expires_in":2147483647`), `: the reply (200 OK) holds no usable token: the token would end 596523h14m7s after the request, in a reply that took 0s: no such lifetime can be true`, `Check the clocks, and that nothing rewrites replies.`},
 	}},
 	{"TLS and certificates", "", failed, []text{
-		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client lacks its CA, the image lacks the system's CAs, or the clock is off.`},
+		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client does not trust its CA, the image lacks the system's CAs, or the clock is off. See [Your own CA](operations.md#your-own-ca).`},
 		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
 		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
 		{"expired since", func(t *testing.T) error {
@@ -305,7 +317,7 @@ var sections = []section{
 		{"GetCredentials hangs", reply(get(func(ctx context.Context) (mosaic.Credentials, error) {
 			time.Sleep(time.Hour)
 			return mosaic.Credentials{}, nil
-		}), ""), ` (3 attempts): no credentials: GetCredentials did not return in time`, `It has five seconds.`},
+		}), ""), ` (3 attempts): no credentials: GetCredentials did not return in time`, `GetCredentials has five seconds to return, or half of the attempt if that is shorter.`},
 		{"GetCredentials returns nothing", reply(get(func(context.Context) (mosaic.Credentials, error) { return mosaic.Credentials{}, nil }), ""), ` (3 attempts): no credentials: GetCredentials: set ClientSecret, PrivateKey or Certificate`, ``},
 		{"a file is missing", reply(get(mosaic.Files{ClientSecret: "/nowhere/secret"}.Credentials), ""), ` (3 attempts): no credentials: GetCredentials: ClientSecret "/nowhere/secret": no such file or directory`, ``},
 	}},
@@ -331,22 +343,22 @@ var sections = []section{
 			defer cancel()
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(noReply))).TokenContext(ctx)
 			return err
-		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The request's own context or timeout ended first; the token request goes on for others.`},
+		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The context or timeout of the request ended first. The token request continues for other callers.`},
 		{"a context that has ended before", func(t *testing.T) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			_, err := with(unchanged).TokenSource(t.Context()).TokenContext(ctx)
 			return err
-		}, `waiting for a token: context canceled`, ``},
+		}, `waiting for a token: context canceled`, `The caller gave up, for example because its own client closed the connection.`},
 		{"a source of nobody's", func(*testing.T) error { _, err := new(mosaic.TokenSource).Token(); return err }, `a TokenSource is made by Config.TokenSource`, ``},
 		{"a panic of the transport", func(t *testing.T) error {
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(*http.Request) (*http.Response, error) { panic("x") }))).Token()
 			return err
-		}, `token request panicked (its stack is in the log)`, ``},
+		}, `token request panicked (its stack is in the log)`, `The HTTP client's transport panicked. Set Logger, and see the stack in its record.`},
 		{"no JWT", func(*testing.T) error {
 			_, err := mosaic.ParseClaims(&oauth2.Token{AccessToken: "opaque"})
 			return err
-		}, `cannot read the token's claims: token is malformed: token contains an invalid number of segments`, ``},
+		}, `cannot read the token's claims: token is malformed: token contains an invalid number of segments`, `Mosaic's access tokens are JWTs. This token comes from elsewhere, or is not an access token.`},
 	}},
 }
 
@@ -413,14 +425,16 @@ func TestTheTroubleshootingDocumentHasTheseTexts(t *testing.T) {
 func document() string {
 	var b strings.Builder
 	for _, s := range sections {
+		if !slices.ContainsFunc(s.texts, func(tt text) bool { return tt.advice != "" }) {
+			continue
+		}
 		fmt.Fprintf(&b, "\n## %s\n\n", s.title)
 		if s.intro != "" {
 			fmt.Fprintf(&b, "%s\n\n", s.intro)
 		}
 		for _, tt := range s.texts {
-			fmt.Fprintf(&b, "- `%s`\n", strings.TrimLeft(tt.want, ": "))
 			if tt.advice != "" {
-				fmt.Fprintf(&b, "  %s\n", tt.advice)
+				fmt.Fprintf(&b, "- `%s`\n  %s\n", strings.TrimLeft(tt.want, ": "), tt.advice)
 			}
 		}
 	}

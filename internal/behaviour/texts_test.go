@@ -212,7 +212,7 @@ var sections = []section{
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
 			`The secret is wrong, revoked, or of another region or environment. Mosaic's support asks for the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
-			`401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints).`},
+			`401 Unauthorized: invalid_client: check ClientID, KeyID and SigningAlgorithm, and that the application at this Endpoint has what JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints). If Mosaic has that set, it may want its issuer as the audience: see AssertionAudience.`},
 		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `Submit the JWK Set of a self-signed certificate, or the chain of a CA-signed one, in the Admin Portal.`},
 		{"another subject", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
 			roots := x509.NewCertPool()

@@ -232,6 +232,7 @@ func TestTheWaitForASidecar(t *testing.T) {
 		})), time.Minute)
 		defer cancel()
 
+		srv.FailNext(4, mosaictest.Fault{Status: http.StatusServiceUnavailable}) // the sidecar's own answer
 		if err := firstToken(ctx, conf); err != nil || time.Now().Before(ready) {
 			t.Errorf("got error %v after %s; want none once the sidecar is ready", err, time.Since(begun))
 		}

@@ -53,7 +53,7 @@ func TestAPIRefuses(t *testing.T) {
 			{"garbage", "Bearer garbage", invalid},
 			{"another signature", "Bearer " + good[:len(good)-8] + "AAAAAAAA", invalid},
 			{"no signature", "Bearer " + forge(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType), invalid},
-			{"another algorithm", "Bearer " + forge(jwt.SigningMethodHS256, []byte("key")), invalid},
+			{"another algorithm", "Bearer " + forge(jwt.SigningMethodHS256, make([]byte, 32)), invalid},
 			{"another key", "Bearer " + forge(jwt.SigningMethodRS256, foreign), invalid},
 			{"another server's token", "Bearer " + otherToken, invalid},
 			{"an expired token", "Bearer " + expired, invalid},

@@ -65,10 +65,17 @@ func (s *Server) RegisterSecret(clientID, secret string) {
 // is refused. A key with x5c and without alg belongs to a certificate and is skipped.
 //
 // An assertion is accepted once, from its iat until its exp by the server's clock. It is valid for
-// five minutes at most. Its aud is a string: the request's URL, or the base of that URL.
+// five minutes at most. Its aud is a string: the request's URL, or the issuer, which is the URL of
+// [Server.Endpoint] and the iss of the server's tokens.
 func (s *Server) RegisterKey(clientID string, jwks []byte) {
 	s.register(clientID, client{keys: must(parseKeys(jwks))})
 }
+
+// AcceptIssuerOnly makes the server refuse an assertion unless its aud is the issuer, as FAPI 2.0
+// Final and the revision of RFC 7523 require. Mosaic documents the token endpoint's URL instead. Use
+// this method to test that a client with [mosaic.Config.AssertionAudience] is ready for such a
+// server.
+func (s *Server) AcceptIssuerOnly() { s.set(func() { s.issuerOnly = true }) }
 
 // RegisterCertificate registers a client authenticating with self_signed_tls_client_auth (RFC 8705
 // §2.2): it presents leaf in the TLS handshake. The server does not check the expiry of leaf.
@@ -172,9 +179,12 @@ func (s *Server) checkAssertion(r *http.Request, form url.Values, c client, now 
 		return err
 	}
 
-	base := "https://" + r.Host
-	if aud, _ := claims["aud"].(string); aud != base+r.URL.Path && aud != base {
-		return errors.New("the assertion's aud is not a string with the URL that it was posted to")
+	switch aud, _ := claims["aud"].(string); {
+	case aud == string(s.endpoint): // the issuer
+	case s.current().issuerOnly:
+		return errors.New("the assertion's aud is not a string with the issuer")
+	case aud != "https://"+r.Host+r.URL.Path:
+		return errors.New("the assertion's aud is not a string with the issuer or the URL that it was posted to")
 	}
 	iat, _ := claims.GetIssuedAt()
 	exp, _ := claims.GetExpirationTime()

@@ -157,6 +157,28 @@ func TestClientCertificates(t *testing.T) {
 	})
 }
 
+func TestOnlyTheIssuerIsAcceptedOnRequest(t *testing.T) {
+	each(t, func(t *testing.T, s *mosaictest.Server) {
+		conf := kit.KeyClient(t, s, kit.EC())
+		issuer := *conf
+		issuer.AssertionAudience = claims(t, token(t, s, ""))["iss"].(string)
+		for _, refused := range []bool{false, true} {
+			if _, err := conf.Token(s.Context(t.Context())); (err != nil) != refused {
+				t.Errorf("aud the token endpoint: got error %v; want a refusal: %t", err, refused)
+			}
+			if _, err := issuer.Token(s.Context(t.Context())); err != nil {
+				t.Errorf("aud the issuer: got error %v", err)
+			}
+			s.AcceptIssuerOnly()
+		}
+		s.ServeAs("api.eu.transmitsecurity.io")
+		issuer.Endpoint = mosaic.EU
+		if _, err := issuer.Token(s.Context(t.Context())); err != nil {
+			t.Errorf("aud the issuer, under another name: got error %v", err)
+		}
+	})
+}
+
 // jwks returns the JWK Set of a P-256 key, changed.
 func jwks(t testing.TB, change func(key map[string]any)) []byte {
 	t.Helper()
@@ -251,7 +273,8 @@ func TestPrivateKeyJWT(t *testing.T) {
 		{"no iss", claim("iss", nil), 401},
 		{"another sub", claim("sub", "mars"), 401},
 		{"no sub", claim("sub", nil), 401},
-		{"aud the base URL", claim("aud", base), 200},
+		{"aud the issuer", claim("aud", base), 200},
+		{"aud the issuer with a slash", claim("aud", base+"/"), 401},
 		{"aud an array", claim("aud", []string{base + "/oidc/token"}), 401},
 		{"aud another token endpoint", claim("aud", "https://api.transmitsecurity.io/oidc/token"), 401},
 		{"aud of the other path", claim("aud", base+"/cis/oidc/token"), 401},

@@ -11,35 +11,45 @@
 //
 // # Servers
 //
-// Most tests use [Start]: a server on the loopback interface, closed when the test ends. A test in
-// a testing/synctest bubble uses [NewInMemory]: hours pass at once, and synctest.Wait waits for
-// background renewals and log records.
+// Most tests use [Start], which starts a server on the loopback interface and closes it when the
+// test ends. A test in a testing/synctest bubble uses [NewInMemory]. There, hours pass instantly, and
+// synctest.Wait waits for background renewals and log records.
 //
 // [Server.Config] and [Server.Context] connect package mosaic with the server. Code with a
-// hard-coded host needs [Server.ServeAs], and code with a CA file [Server.Certificate].
+// hard-coded host needs [Server.ServeAs]; code that reads a CA file needs [Server.Certificate].
 //
 // # APIs
 //
 // The server has a token endpoint (/oidc/token and /cis/oidc/token) and signing keys
-// (/cis/oidc/jwks). Every other path is an API, and needs a valid token for its service. Its answer
-// is a JSON object: method and path of the request, and audience, client_id, scope, jti and exp of
-// the token. [Server.Handle] sets another answer. [Server.TokenRequests] and [Server.APIRequests]
-// return the requests received.
+// (/cis/oidc/jwks). Every other path is an API, and needs a valid token for its service. Its
+// response is a JSON object with the request's method and path and the token's audience, client_id,
+// scope, jti and exp. [Server.Handle] sets another response. [Server.TokenRequests] and
+// [Server.APIRequests] return the requests received.
 //
 // # Faults
 //
-// A [Fault] is an answer chosen by the test: of the token endpoint with [Server.Fail] or
-// [Server.FailNext], of an API with [Server.Handle].
+// A [Fault] is a response chosen by the test. Use [Server.Fail] or [Server.FailNext] for the token
+// endpoint and [Server.Handle] for an API.
 //
-// Other failures: [Server.SetLatency], [Server.SetSkew], [Server.Revoke], [Server.RevokeToken],
-// [Server.RevokeSecret], [Server.RemoveResource] and [Server.SetClaims]. A mistake of the test
-// itself, such as an empty secret, is a panic: see [Server].
+// These methods cause other failures: [Server.SetLatency], [Server.SetSkew], [Server.Revoke],
+// [Server.RevokeToken], [Server.RevokeSecret], [Server.RemoveResource], [Server.SetClaims] and
+// [Server.AcceptIssuerOnly]. A mistake in the test itself, such as an empty secret, causes a panic:
+// see [Server].
+//
+// # FIPS 140-3
+//
+// The server works in Go's FIPS mode. But since Go 1.26, crypto/rand may panic in that mode if it is
+// called in a testing/synctest bubble ("failed to obtain initial entropy"), because it measures the
+// time that passes, and in a bubble no time passes. Use [Start] and no bubble for a test that must
+// run in FIPS mode. Skip all other tests there, as the file below does, or run them with
+// GODEBUG=fips140=off.
 //
 // # A whole test file
 //
 //	package shop
 //
 //	import (
+//		"crypto/fips140"
 //		"io"
 //		"net/http"
 //		"os"
@@ -73,6 +83,9 @@
 //
 //	// withMosaic runs a test in a bubble: an hour takes no time.
 //	func withMosaic(t *testing.T, test func(t *testing.T, srv *mosaictest.Server)) {
+//		if fips140.Enabled() {
+//			t.Skip("in FIPS mode crypto/rand panics in a bubble")
+//		}
 //		synctest.Test(t, func(t *testing.T) {
 //			srv := mosaictest.NewInMemory()
 //			defer srv.Close()

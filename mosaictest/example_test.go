@@ -235,6 +235,31 @@ func ExampleServer_RegisterKey() {
 	// Output: <nil>
 }
 
+// A server that follows FAPI 2.0 Final: the audience of an assertion must be the issuer.
+func ExampleServer_AcceptIssuerOnly() {
+	srv := mosaictest.NewServer()
+	defer srv.Close()
+	srv.AcceptIssuerOnly()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		log.Fatal(err)
+	}
+	conf := &mosaic.Config{ClientID: "acme", PrivateKey: key, Endpoint: srv.Endpoint()}
+	jwks, err := conf.JWKS()
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv.RegisterKey(conf.ClientID, jwks)
+
+	for _, conf.AssertionAudience = range []string{"", string(srv.Endpoint())} {
+		_, err = conf.Token(srv.Context(context.Background()))
+		fmt.Println(err == nil)
+	}
+	// Output:
+	// false
+	// true
+}
+
 // A client with a self-signed certificate, and tokens that are bound to it.
 func ExampleServer_RegisterCertificate() {
 	srv := mosaictest.NewServer()

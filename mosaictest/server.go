@@ -69,6 +69,7 @@ type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
 	binding        bool
+	issuerOnly     bool            // in the aud of assertions
 	kid            string          // of the signing key; tokens with another are revoked
 	caNames        [][]byte        // in TLS handshakes
 	certificate    tls.Certificate // of the server
@@ -106,7 +107,7 @@ func NewServer() *Server {
 }
 
 // NewInMemory starts a Server without a socket, for a testing/synctest bubble. Its answers take no
-// time. Close it in the same bubble, and last: see [Server.Close]. Close response bodies, too; the
+// time. In FIPS mode a bubble is no place for it: see the package comment. Close it in the same bubble, and last: see [Server.Close]. Close response bodies, too; the
 // bubble cannot end with an open one.
 //
 // Its endpoint is https://example.com. It also answers for subdomains of example.com and for the

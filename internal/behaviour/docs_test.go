@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -24,6 +25,39 @@ func files(t *testing.T, ending string) map[string]string {
 		t.Fatal(err)
 	}
 	return texts
+}
+
+func TestTheLinksOfTheDocsLeadSomewhere(t *testing.T) {
+	texts, found := files(t, ".md"), 0
+	for path, text := range texts {
+		for _, m := range regexp.MustCompile(`\]\(([^)#\s]*)(?:#([^)\s]*))?\)`).FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			found++
+			target := path
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(path), m[1])
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %v", path, err)
+			} else if m[2] != "" && !slices.Contains(anchors(texts[target]), m[2]) {
+				t.Errorf("%s: %s has no heading #%s", path, target, m[2])
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("found no links in the docs")
+	}
+}
+
+// anchors returns GitHub's names for the headings of a document.
+func anchors(text string) (names []string) {
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		name := regexp.MustCompile(`[^\w -]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }
 
 func TestTheDocsQuoteCompiledCodeAndTestsThatExist(t *testing.T) {

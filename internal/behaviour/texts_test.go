@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,7 +40,7 @@ type text struct {
 	name   string
 	meet   func(t *testing.T) error
 	want   string // the whole error, after the section's prefix
-	advice string
+	advice string // what the text does not say itself
 }
 
 // A section of the document.
@@ -233,7 +234,7 @@ var sections = []section{
 			c := certificate(t)
 			c.PrivateKey = nil
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
-		}, `Certificate has no usable private key (<nil>): want a crypto.Signer`, ``},
+		}, `Certificate has no usable private key (<nil>): want a crypto.Signer`, `Load both files, with tls.LoadX509KeyPair or Files.`},
 		{"another certificate's key", func(t *testing.T) error {
 			c := certificate(t)
 			c.PrivateKey = kit.Ed25519()
@@ -257,7 +258,7 @@ var sections = []section{
 		{"the grant type", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"grant_type": {"x"}} }), `EndpointParams may not set grant_type: it is always client_credentials`, ``},
 	}},
 	{"ParseEndpoint and FromEnv", "", "mosaic: ", []text{
-		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is not a URL: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
+		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is not a URL: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, `A base URL that Mosaic has given you is accepted, too, if your region is not among those of the documentation.`},
 		{"plain HTTP", func(*testing.T) error { _, err := mosaic.ParseEndpoint("http://acme.com"); return err }, `endpoint "http://acme.com" is not https (plain http is for loopback hosts only): want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
 		{"an empty environment", env(nil), `invalid environment: MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"; MOSAIC_CLIENT_ID: ClientID is empty: set the application's client ID; MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate`, `Every variable to set is named at once.`},
 		{"a missing file", env(map[string]string{"MOSAIC_CLIENT_ID": "acme", "MOSAIC_ENDPOINT": "eu", "MOSAIC_PRIVATE_KEY_FILE": "/nowhere/key.pem", "MOSAIC_KEY_ID": "k"}), `invalid environment: MOSAIC_PRIVATE_KEY_FILE: PrivateKey "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
@@ -270,18 +271,28 @@ var sections = []section{
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
 			`The secret is wrong, revoked, or of another region or environment. Mosaic's support asks for the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
-			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints).`},
-		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, ``},
+			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints). If Mosaic has that set, it may want its issuer as the audience: see AssertionAudience.`},
+		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `Submit the JWK Set of a self-signed certificate, or the chain of a CA-signed one, in the Admin Portal.`},
+		{"another subject", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
+			roots := x509.NewCertPool()
+			roots.AddCert(c.Leaf)
+			srv.RegisterCA("acme", roots, "CN=another")
+		}), `401 Unauthorized: invalid_client, "the certificate's subject is not the client's": check ClientID, and that the application at this Endpoint has this certificate`,
+			`A CA-signed certificate must have the subject that is registered for the client (tls_client_auth_subject_dn). A renewed certificate must have the same subject. The words in quotes are the stand-in's; Mosaic's are not documented.`},
+		{"OCSP", standIn(func(srv *mosaictest.Server, _ *tls.Certificate) {
+			srv.Fail(mosaictest.OAuthError(http.StatusUnauthorized, "invalid_client", ""))
+		}), `401 Unauthorized: invalid_client: check ClientID, and that the application at this Endpoint has this certificate`,
+			`If a CA-signed certificate was accepted before: it may have been revoked, or the OCSP responder in the client's settings may be down. Unless ocsp_fail_open is set there, Mosaic can then refuse every token request.`},
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
-		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, ``},
+		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, `The text is Mosaic's. Compare the Config with the client's settings in the Admin Portal.`},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
 			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
 		{"invalid_target without a resource", oauth("invalid_target"), `400 Bad Request: invalid_target: the request names no resource: check Resource`, ``},
-		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, ``},
+		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, `Leave Scopes empty: Mosaic assigns scopes to the client, and the token carries them.`},
 		{"invalid_request", oauth("invalid_request"), `400 Bad Request: invalid_request: check EndpointParams, and the client authentication method set for the application`, ``},
 		{"unauthorized_client", oauth("unauthorized_client"), `400 Bad Request: unauthorized_client: the application has to be allowed the grant type client_credentials`, ``},
 		{"unsupported_grant_type", oauth("unsupported_grant_type"), `400 Bad Request: unsupported_grant_type: the application has to be allowed the grant type client_credentials`, ``},
-		{"an unknown code", oauth("server_error"), `400 Bad Request: server_error`, ``},
+		{"an unknown code", oauth("server_error"), `400 Bad Request: server_error`, `A fault on Mosaic's side, whatever the status says. Ask Mosaic's support.`},
 		{"403 with JSON", status("403 Forbidden", jsonType, `{"message":"Forbidden","error_code":403}`), `403 Forbidden: "Forbidden": check that the application may request tokens, and that no firewall refuses this network`, ``},
 		{"403 without JSON", status("403 Forbidden", "Content-Type: text/plain\r\nServer: envoy", "RBAC: access denied\n"), `403 Forbidden, server envoy: "RBAC: access denied": check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The path is unknown there (a wrong custom domain), or a proxy or firewall refused the request: its name and its text are shown.`},
 		{"404", status("404 Not Found", "", ""), `404 Not Found: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, ``},
@@ -295,11 +306,11 @@ var sections = []section{
 		{"a compressed reply", status("403 Forbidden", "Content-Encoding: br\r\nServer: nginx", "\x0b\x02\x80no\x03"), `403 Forbidden, server nginx, a body that is not text in UTF-8, Content-Encoding br: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The server compressed the reply although it was not asked to, so its text cannot be shown.`},
 	}},
 	{"Token requests: no good answer", "They begin as above. `(3 attempts)` stands before the colon if the request was retried.", failed, []text{
-		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `With a token the source tries again by itself, without one the next call does; see Mosaic's status page.`},
+		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `As long as a token is valid, the source tries again by itself. Otherwise the next call tries again. See Mosaic's status page.`},
 		{"503", status("503 Service Unavailable", "Content-Type: text/plain\r\nServer: envoy\r\nRetry-After: 30", "no healthy upstream"), `: 503 Service Unavailable, server envoy: "no healthy upstream": a fault on Mosaic's side, or on the way there; retry after 30s`, ``},
 		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `nginx, or a load balancer, answered because the server behind it did not.`},
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
-			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `DNS, routes or a firewall: try the same from the same host with curl.`},
+			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `Look at DNS, routes and firewalls: try curl on the same host.`},
 		{"a proxy that cannot be reached", transport(unchanged, &http.Transport{
 			Proxy:       func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
 			DialContext: dialing(&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("proxy.acme.com:8080: connection refused")}).DialContext,
@@ -308,8 +319,8 @@ var sections = []section{
 		{"a proxy that allows other hosts", transport(unchanged, kit.Proxied(kit.Reply("403 Forbidden", "", ""))), `: the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host`, ``},
 		{"a proxy with words of its own", transport(unchanged, kit.Proxied(kit.Reply("403 Filtered", "", ""))), ` (3 attempts): the proxy refused CONNECT: "Filtered": check HTTPS_PROXY, and that the proxy allows this host`, ``},
 		{"a silent proxy", staged("proxy"), ` (3 attempts): no reply of the proxy in time: check HTTPS_PROXY, and that the proxy allows this host`, ``},
-		{"dropped packets", staged("dial"), ` (3 attempts): no connection in time: check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
-		{"all connections in use", staged("limit"), ` (3 attempts): no free connection in time: other requests may use all connections that the HTTP client's MaxConnsPerHost allows`, ``},
+		{"dropped packets", staged("dial"), ` (3 attempts): no connection in time: check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `A firewall drops the packets, or DNS is silent.`},
+		{"all connections in use", staged("limit"), ` (3 attempts): no free connection in time: other requests may use all connections that the HTTP client's MaxConnsPerHost allows`, `Raise the transport's MaxConnsPerHost, or give token requests a transport of their own.`},
 		{"a lost ClientHello", staged("handshake"), ` (3 attempts): no TLS handshake in time: check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`, ``},
 		{"plain HTTP", transport(unchanged, kit.Wire(kit.Reply("400 Bad Request", "", ""))), ` (3 attempts): "tls: first record does not look like a TLS handshake": check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`, ``},
 		{"a server that speaks HTTP/2 only", func(t *testing.T) error {
@@ -317,30 +328,30 @@ var sections = []section{
 			_, err := with(func(c *mosaic.Config) { c.Endpoint = "http://localhost" }).Token(kit.Over(t.Context(), rt))
 			return errors.New(strings.Replace(err.Error(), "http://localhost", string(mosaic.EU), 1))
 		}, ` (3 attempts): "net/http: HTTP/1.x transport connection broken: malformed HTTP response [withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
-		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, all together thirty: Mosaic or the way to it is slow.`},
+		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, and all attempts together have thirty. Mosaic or the way to it is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))
 			return err
-		}, `: no reply in time: the Timeout of the HTTP client is 5s`, `Timeout bounds the whole token request: raise it.`},
+		}, `: no reply in time: the Timeout of the HTTP client is 5s`, `The Timeout bounds the whole token request: raise it.`},
 		{"a deadline of the caller's", func(t *testing.T) error {
 			ctx, cancel := context.WithTimeout(kit.Over(t.Context(), kit.RoundTripper(noReply)), 3*time.Second)
 			defer cancel()
 			_, err := with(unchanged).Token(ctx)
 			return err
 		}, `: context deadline exceeded: no reply in time`, `The context of the call ended first: give it more time.`},
-		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, ``},
-		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, ``},
+		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, `The connection broke in every attempt. Look at the proxies and firewalls on the way.`},
+		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, `As above.`},
 		{"HTML with 200", status("200 OK", "Content-Type: text/html\r\nServer: captive", "<html>"), `: the reply (200 OK, server captive) is not a token response (RFC 6749 §5.1): an HTML page: does a proxy or a firewall answer in Mosaic's place?`, ``},
 		{"no token", status("200 OK", jsonType, `{}`), `: the reply (200 OK) is not a token response (RFC 6749 §5.1): "oauth2: server response missing access_token"`, `Endpoint is not Mosaic's, or something on the way answers for it.`},
 		{"an empty reply", status("204 No Content", "", ""), `: the reply (204 No Content) is not a token response (RFC 6749 §5.1): "oauth2: cannot parse json: unexpected end of JSON input"`, ``},
-		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, ``},
-		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, ``},
+		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, `Mosaic documents Bearer tokens only. Check EndpointParams, and that Mosaic answers.`},
+		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, `Mosaic's tokens are JWTs. Check that Mosaic answers, and not something else.`},
 		{"a long token", tokenReply(strings.Repeat("a", 16385), `"expires_in":60`), `: the reply (200 OK) holds no usable token: it has 16385 bytes, more than any header takes`, ``},
-		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, ``},
+		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, `As above.`},
 		{"an end too far", tokenReply("opaque", `"expires_in":2147483647`), `: the reply (200 OK) holds no usable token: the token would end 596523h14m7s after the request, in a reply that took 0s: no such lifetime can be true`, `Check the clocks, and that nothing rewrites replies.`},
 	}},
 	{"TLS and certificates", "", failed, []text{
-		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client lacks its CA, the image lacks the system's CAs, or the clock is off.`},
+		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client does not trust its CA, the image lacks the system's CAs, or the clock is off. See [Your own CA](operations.md#your-own-ca).`},
 		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused the client certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
 		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused the client certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
 		{"expired since", func(t *testing.T) error {
@@ -374,7 +385,7 @@ var sections = []section{
 		{"GetCredentials hangs", reply(get(func(ctx context.Context) (mosaic.Credentials, error) {
 			time.Sleep(time.Hour)
 			return mosaic.Credentials{}, nil
-		}), ""), ` (3 attempts): no credentials: GetCredentials did not return in time`, `It has five seconds.`},
+		}), ""), ` (3 attempts): no credentials: GetCredentials did not return in time`, `GetCredentials has five seconds to return, or half of the attempt if that is shorter.`},
 		{"GetCredentials returns nothing", reply(get(func(context.Context) (mosaic.Credentials, error) { return mosaic.Credentials{}, nil }), ""), ` (3 attempts): no credentials: GetCredentials: set ClientSecret, PrivateKey or Certificate`, ``},
 		{"a file is missing", reply(get(mosaic.Files{ClientSecret: "/nowhere/secret"}.Credentials), ""), ` (3 attempts): no credentials: GetCredentials: ClientSecret "/nowhere/secret": no such file or directory`, ``},
 	}},
@@ -416,22 +427,22 @@ var sections = []section{
 			defer cancel()
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(noReply))).TokenContext(ctx)
 			return err
-		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The request's own context or timeout ended first; the token request goes on for others.`},
+		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The context or timeout of the request ended first. The token request continues for other callers.`},
 		{"a context that has ended before", func(t *testing.T) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			_, err := with(unchanged).TokenSource(t.Context()).TokenContext(ctx)
 			return err
-		}, `waiting for a token: context canceled`, ``},
+		}, `waiting for a token: context canceled`, `The caller gave up, for example because its own client closed the connection.`},
 		{"a source of nobody's", func(*testing.T) error { _, err := new(mosaic.TokenSource).Token(); return err }, `a TokenSource is made by Config.TokenSource`, ``},
 		{"a panic of the transport", func(t *testing.T) error {
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(*http.Request) (*http.Response, error) { panic("x") }))).Token()
 			return err
-		}, `token request panicked (its stack is in the log)`, ``},
+		}, `token request panicked (its stack is in the log)`, `The HTTP client's transport panicked. Set Logger, and see the stack in its record.`},
 		{"no JWT", func(*testing.T) error {
 			_, err := mosaic.ParseClaims(&oauth2.Token{AccessToken: "opaque"})
 			return err
-		}, `cannot read the token's claims: token is malformed: token contains an invalid number of segments`, ``},
+		}, `cannot read the token's claims: token is malformed: token contains an invalid number of segments`, `Mosaic's access tokens are JWTs. This token comes from elsewhere, or is not an access token.`},
 	}},
 }
 
@@ -471,6 +482,7 @@ type otherKey struct {
 func (k otherKey) Public() crypto.PublicKey { return k.public }
 
 func TestEveryTextThatAUserCanMeet(t *testing.T) {
+	kit.NoFIPS(t)
 	for _, s := range sections {
 		for _, tt := range s.texts {
 			t.Run(s.title+"/"+tt.name, func(t *testing.T) {
@@ -515,14 +527,16 @@ func TestTheTroubleshootingDocumentHasTheseTexts(t *testing.T) {
 func document() string {
 	var b strings.Builder
 	for _, s := range sections {
+		if !slices.ContainsFunc(s.texts, func(tt text) bool { return tt.advice != "" }) {
+			continue
+		}
 		fmt.Fprintf(&b, "\n## %s\n\n", s.title)
 		if s.intro != "" {
 			fmt.Fprintf(&b, "%s\n\n", s.intro)
 		}
 		for _, tt := range s.texts {
-			fmt.Fprintf(&b, "- `%s`\n", strings.TrimLeft(tt.want, ": "))
 			if tt.advice != "" {
-				fmt.Fprintf(&b, "  %s\n", tt.advice)
+				fmt.Fprintf(&b, "- `%s`\n  %s\n", strings.TrimLeft(tt.want, ": "), tt.advice)
 			}
 		}
 	}

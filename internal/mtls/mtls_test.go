@@ -24,6 +24,7 @@ import (
 var nowhere = slog.New(slog.DiscardHandler)
 
 func TestACertificateIsValidFromItsNotBeforeToItsNotAfter(t *testing.T) {
+	kit.NoFIPS(t)
 	const early, late = "Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z", "Certificate has expired: its NotAfter is 2000-01-01T02:00:00Z"
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
@@ -101,6 +102,7 @@ func TestACertificateIsACopy(t *testing.T) {
 
 // The example of RFC 8705, appendix A.
 func TestTheThumbprintIsThatOfTheRFC(t *testing.T) {
+	kit.NoFIPS(t)
 	block, _ := pem.Decode([]byte(`-----BEGIN CERTIFICATE-----
 MIIBBjCBrAIBAjAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARtdGxzMB4XDTE4MTAx
 ODEyMzcwOVoXDTIyMDUwMjEyMzcwOVowDzENMAsGA1UEAwwEbXRsczBZMBMGByqG

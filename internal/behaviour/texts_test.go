@@ -332,6 +332,20 @@ var sections = []section{
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(noReply))).TokenContext(ctx)
 			return err
 		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The request's own context or timeout ended first; the token request goes on for others.`},
+		{"a deadline in an outage", func(t *testing.T) error {
+			refusal := &kit.Stub{Replies: []string{kit.Reply("400 Bad Request", jsonType, `{"error":"slow_down"}`)}}
+			src := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(req *http.Request) (*http.Response, error) {
+				if len(refusal.Requests()) == 0 {
+					return refusal.RoundTrip(req)
+				}
+				return noReply(req)
+			})))
+			_, _ = src.Token()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			_, err := src.TokenContext(ctx)
+			return err
+		}, `waiting for a token (requested 3s ago): context deadline exceeded; the last request failed: token request to https://api.eu.transmitsecurity.io/oidc/token for client acme failed: 400 Bad Request: slow_down`, ``},
 		{"a context that has ended before", func(t *testing.T) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,7 +162,7 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		if s.inflight == nil && (ended != nil || now.Before(s.outage.callAt)) {
 			s.mu.Unlock()
 			if ended != nil {
-				return nil, waitError{ended, ""}
+				return nil, waitError{ended, "", failure}
 			}
 			return nil, failure
 		}
@@ -172,7 +173,7 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		case <-r.done:
 		case <-ctx.Done():
 			ago := time.Since(r.begun).Round(time.Second)
-			return nil, waitError{ctx.Err(), fmt.Sprintf(" (requested %s ago)", ago)}
+			return nil, waitError{ctx.Err(), fmt.Sprintf(" (requested %s ago)", ago), failure}
 		}
 		switch {
 		case r.result != nil:
@@ -189,10 +190,15 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 type waitError struct {
 	cause   error  // the context's
 	request string // how long the request has been running; empty if there was none
+	failure error  // of the request before; nil if it did not fail
 }
 
 func (e waitError) Error() string {
-	return "mosaic: waiting for a token" + e.request + ": " + e.cause.Error()
+	text := "mosaic: waiting for a token" + e.request + ": " + e.cause.Error()
+	if e.failure != nil {
+		text += "; the last request failed: " + strings.TrimPrefix(e.failure.Error(), "mosaic: ")
+	}
+	return text
 }
 func (e waitError) Unwrap() error { return e.cause }
 func (e waitError) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }

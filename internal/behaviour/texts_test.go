@@ -428,6 +428,20 @@ var sections = []section{
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(noReply))).TokenContext(ctx)
 			return err
 		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The context or timeout of the request ended first. The token request continues for other callers.`},
+		{"a deadline in an outage", func(t *testing.T) error {
+			refusal := &kit.Stub{Replies: []string{kit.Reply("400 Bad Request", jsonType, `{"error":"slow_down"}`)}}
+			src := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(req *http.Request) (*http.Response, error) {
+				if len(refusal.Requests()) == 0 {
+					return refusal.RoundTrip(req)
+				}
+				return noReply(req)
+			})))
+			_, _ = src.Token()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			_, err := src.TokenContext(ctx)
+			return err
+		}, `waiting for a token (requested 3s ago): context deadline exceeded; the last request failed: token request to https://api.eu.transmitsecurity.io/oidc/token for client acme failed: 400 Bad Request: slow_down`, `As above. The error has the last failure, if requests failed before.`},
 		{"a context that has ended before", func(t *testing.T) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()

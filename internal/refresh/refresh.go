@@ -1,13 +1,13 @@
-// Package refresh caches one access token and renews it before its expiry, so that callers do not
-// wait for a renewal or notice an outage of the token endpoint.
+// Package refresh caches one access token and renews it before it expires, so that callers neither
+// wait for a renewal nor notice an outage of the token endpoint.
 //
 // A token's life:
 //
 //	|---------- fresh ----------|------- due -------|- margin -|
 //	0                      3/5 … 2/3           10 s or 10 %   end
 //
-// Due, it is renewed in the background and still served. In the margin calls wait for the renewal,
-// unless requests are failing: then the token is served to its end.
+// When a token is due, it is renewed in the background and still served. In the margin, calls wait
+// for the renewal, unless requests are failing; then the token is served to its end.
 package refresh
 
 import (
@@ -17,7 +17,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,79 +30,55 @@ import (
 
 // A Token is the result of a fetch. It is immutable and shared.
 type Token struct {
-	oauth2.Token                    // its Expiry without a monotonic reading
-	Authorization string            // the header's value
-	Sent          time.Time         // when it was requested, with a monotonic reading
-	Lifetime      time.Duration     // from Sent
-	Via           http.RoundTripper // sends the requests with this token; nil: any may
+	oauth2.Token                    // its Expiry has no monotonic reading
+	Authorization string            // the value of the header
+	Sent          time.Time         // when the token was requested, with a monotonic reading
+	Lifetime      time.Duration     // counted from Sent
+	Via           http.RoundTripper // must send the requests with this token; if nil, any transport may
 }
 
-// left returns the rest of the token's life, by the wall clock or by the time elapsed, whichever is
-// less: wall clocks are stepped, and only they advance while a machine sleeps.
+// left returns the rest of the token's life, by the wall clock or by the elapsed time, whichever is
+// less: a wall clock may be set back, and while a machine sleeps only the wall clock advances.
 func (t *Token) left(now time.Time) time.Duration {
 	return min(t.Expiry.Sub(now), t.Lifetime-now.Sub(t.Sent))
 }
 
-// A Failure is a fetch's error with advice on the next fetch.
-type Failure interface {
-	error
-	Refused() bool             // the next request will be refused, too
-	RetryAfter() time.Duration // as the endpoint asked; zero: it did not
-}
-
 const (
-	// Attempts is the number of attempts of a request that callers wait for. After two failures in
-	// a row it is one.
+	// Attempts is how often a request that callers are waiting for is tried. After two failures in a
+	// row, a request is tried once.
 	Attempts = 3
 
-	// maxMargin covers the time a request with the token takes, and clocks that differ by some
-	// seconds. x/oauth2 has the same.
+	// maxMargin covers the time that a request with the token takes, and clocks that differ by some
+	// seconds. x/oauth2 uses the same margin.
 	maxMargin = 10 * time.Second
 
-	// minAge: a 401 to a younger token has another cause, and a renewal would not help.
+	// minAge: a 401 for a token younger than this has another cause, and renewing would not help.
 	minAge = 10 * time.Second
 
-	// A path that answers 401 for good must not cost more than a renewal in this time.
+	// replaceEvery is the least time between two renewals for a 401, because some paths answer 401
+	// to every token.
 	replaceEvery = time.Minute
-
-	// With a good token nobody waits, so the pauses between failed requests may grow to a minute:
-	// an hour's token leaves 20 for retries. Without one every caller fails, so a request follows
-	// every two seconds. After refusals, which need a person, the pauses grow to 30 s.
-	firstPause         = time.Second
-	maxPauseGood       = time.Minute
-	maxPauseTransient  = 2 * time.Second
-	maxPauseRefused    = 30 * time.Second
-	maxPauseRetryAfter = time.Minute // longer would outlast most outages
-
-	warnEvery = time.Minute // between the warnings of one outage
 )
 
-// A Source is a cached token and its renewal. It is safe for concurrent use, holds no goroutine
+// A Source is a cached token and its renewal. It is safe for concurrent use, occupies no goroutine
 // between requests, and needs no Close.
 type Source struct {
 	fetch   func(ctx context.Context, attempts int) (*Token, error)
 	log     *slog.Logger
-	timer   *time.Timer // of the current token: its renewal, or a retry
+	timer   *time.Timer // begins the renewal of the current token, or retries it
 	current atomic.Pointer[entry]
 
-	mu           sync.Mutex // guards the following; not held while foreign code runs
-	inflight     *request   // nil: none
-	failures     int        // in a row
-	deadFailures int        // without a good token, in a row
-	refusals     int        // of these, the refusals since the last other failure
-	failingSince time.Time  // when the first of them ended
-	warned       time.Time  // when one was last logged
-	err          error      // the last failure's
-	pausedUntil  time.Time  // until then no renewal begins
-	errUntil     time.Time  // until then calls without a good token get err
-	replaced     time.Time  // when Replace last began a request
+	mu       sync.Mutex // guards the following fields; not held while foreign code runs
+	inflight *request   // nil if there is none
+	outage   outage
+	replaced time.Time // when Replace last began a request
 }
 
-// An entry is the current token with its use.
+// An entry is the current token and whether it has been used.
 type entry struct {
 	*Token
 	due    time.Duration // a renewal begins this long before the end
-	margin time.Duration // callers count it as expired this long before the end
+	margin time.Duration // callers count the token as expired this long before the end
 	used   atomic.Bool
 }
 
@@ -114,22 +90,23 @@ func (e *entry) take() *Token {
 	return e.Token
 }
 
-// A request is one fetch in flight, shared by all who wait.
+// A request is one fetch in flight, shared by all callers that wait for it.
 type request struct {
 	begun   time.Time
 	done    chan struct{}
-	renewal bool // it began with a good token
+	renewal bool // there was a good token when the request began
 
 	// One of the two is set before done is closed.
 	result *entry
 	err    error
 }
 
-// New returns a Source. fetch makes a token request of at most attempts attempts, in bounded time
-// or until its context ends. The log must not block: its handler is a guard.Handler.
+// New returns a Source. fetch makes a token request in at most the given number of attempts, and
+// returns in bounded time or when its context ends. The log must not block, so its handler is a
+// guard.Handler.
 func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slog.Logger) *Source {
 	s := &Source{fetch: fetch, log: log}
-	weakly := weak.Make(s) // a dropped source is collected
+	weakly := weak.Make(s) // so that a dropped source is collected although its timer is running
 	s.timer = time.AfterFunc(time.Hour, func() {
 		if s := weakly.Value(); s != nil {
 			if e := s.current.Load(); e != nil && e.used.Load() {
@@ -138,15 +115,10 @@ func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slo
 		}
 	})
 	s.timer.Stop()
-	// A cleanup runs outside a synctest bubble and must not stop a timer of it. Only in a bubble
-	// has Now no monotonic reading.
-	if now := time.Now(); now != now.Round(0) {
-		runtime.AddCleanup(s, func(timer *time.Timer) { timer.Stop() }, s.timer)
-	}
 	return s
 }
 
-// Token returns the current token. Without a good one it waits for a request, until ctx ends.
+// Token returns the current token. If there is no good token, it waits for a request until ctx ends.
 func (s *Source) Token(ctx context.Context) (*Token, error) {
 	if e := s.current.Load(); e != nil {
 		if left := e.left(time.Now()); left > e.margin {
@@ -159,40 +131,40 @@ func (s *Source) Token(ctx context.Context) (*Token, error) {
 	return s.wait(ctx)
 }
 
-// renew begins a request if e is current and due, except in a pause: at its end the timer does.
+// renew begins a request if e is current and due, unless requests are paused; the timer begins it
+// when the pause ends.
 func (s *Source) renew(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
 	switch left := e.left(now); {
-	case s.current.Load() != e, left <= 0: // an expired one waits for a call
+	case s.current.Load() != e, left <= 0: // the next call renews an expired token
 	case left > e.due: // the wall clock was set back
 		s.timer.Reset(left - e.due)
-	case !now.Before(s.pausedUntil):
+	case !now.Before(s.outage.renewAt):
 		s.join()
 	}
 }
 
-// wait returns the token after a request. In a pause it returns the last error, or ctx's if ctx has
-// ended.
+// wait returns the token of a request. In a pause it returns the error of the last request. If ctx
+// ends first, it returns a waitError.
 func (s *Source) wait(ctx context.Context) (*Token, error) {
 	for {
 		ended := ctx.Err()
 		s.mu.Lock()
-		now := time.Now()
+		now, failure := time.Now(), s.outage.err
 		if e := s.current.Load(); e != nil {
-			if left := e.left(now); left > e.margin || left > 0 && s.failures > 0 {
+			if left := e.left(now); left > e.margin || left > 0 && s.outage.failures > 0 {
 				s.mu.Unlock()
 				return e.take(), nil
 			}
 		}
-		if s.inflight == nil && (now.Before(s.errUntil) || ended != nil) {
-			err := s.err
-			if ended != nil {
-				err = waitError{ended, ""}
-			}
+		if s.inflight == nil && (ended != nil || now.Before(s.outage.callAt)) {
 			s.mu.Unlock()
-			return nil, err
+			if ended != nil {
+				return nil, waitError{ended, "", failure}
+			}
+			return nil, failure
 		}
 		r := s.join()
 		s.mu.Unlock()
@@ -200,7 +172,8 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		select {
 		case <-r.done:
 		case <-ctx.Done():
-			return nil, waitError{ctx.Err(), fmt.Sprintf(" (requested %s ago)", time.Since(r.begun).Round(time.Second))}
+			ago := time.Since(r.begun).Round(time.Second)
+			return nil, waitError{ctx.Err(), fmt.Sprintf(" (requested %s ago)", ago), failure}
 		}
 		switch {
 		case r.result != nil:
@@ -208,18 +181,24 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 		case !r.renewal:
 			return nil, r.err
 		}
-		// A failed renewal had one attempt: the next request has three.
+		// A renewal that failed had one attempt; the next request has three.
 	}
 }
 
-// A waitError is the error of a context that ended a wait. As net/http's, it has a Timeout method.
+// A waitError says that the caller's context ended the wait for a token. Like net/http's errors, it
+// has a Timeout method.
 type waitError struct {
-	cause   error
-	request string // how long it has run; empty: there was none
+	cause   error  // the context's
+	request string // how long the request has been running; empty if there was none
+	failure error  // of the request before; nil if it did not fail
 }
 
 func (e waitError) Error() string {
-	return "mosaic: waiting for a token" + e.request + ": " + e.cause.Error()
+	text := "mosaic: waiting for a token" + e.request + ": " + e.cause.Error()
+	if e.failure != nil {
+		text += "; the last request failed: " + strings.TrimPrefix(e.failure.Error(), "mosaic: ")
+	}
+	return text
 }
 func (e waitError) Unwrap() error { return e.cause }
 func (e waitError) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }
@@ -235,22 +214,22 @@ func (s *Source) join() *request {
 	if e := s.current.Load(); e != nil {
 		left := e.left(r.begun)
 		r.renewal = left > 0
-		e.used.Store(true) // so the timer retries
-		if r.renewal && s.failures > 0 {
-			// If this request hangs, the callers after the token's end do not wait for it: the
+		e.used.Store(true) // so that the timer retries
+		if r.renewal && s.outage.failures > 0 {
+			// If this request hangs, calls after the token's end must not wait for it, because the
 			// endpoint may have recovered.
 			bound = left
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	attempts := Attempts
-	if r.renewal || s.failures >= 2 {
+	if r.renewal || s.outage.failures >= 2 {
 		attempts = 1
 	}
 	guard.Go("mosaic: token request", s.log, func() (*Token, error) {
 		defer cancel()
 		tok, err := s.fetch(ctx, attempts)
-		if err != nil && ctx.Err() != nil { // not the end of a caller's context
+		if err != nil && ctx.Err() != nil { // must not look like the end of a caller's context
 			err = errors.New("mosaic: token request without a reply at the token's end")
 		}
 		return tok, err
@@ -270,17 +249,12 @@ func (s *Source) join() *request {
 
 // succeed makes tok the current token. The caller holds s.mu.
 func (s *Source) succeed(r *request, tok *Token, now time.Time) {
-	var failures []any
-	if s.failures > 0 {
-		failures = []any{"failures", s.failures, "failing_for", now.Sub(s.failingSince).Round(time.Millisecond)}
-	}
-	tok.LogObtained(s.log, now.Sub(r.begun), failures...)
-	s.failures, s.deadFailures, s.refusals, s.err = 0, 0, 0, nil
-	s.pausedUntil, s.errUntil = time.Time{}, time.Time{}
+	tok.LogObtained(s.log, now.Sub(r.begun), s.outage.attrs(now)...)
+	s.outage = outage{}
 	r.result = &entry{
 		Token: tok,
-		// Random: a fleet started together must not renew together. Early: an outage has a third of
-		// the token's life to pass.
+		// Random, so that a fleet started together does not renew together. Early, so that an outage
+		// can last a third of the token's life.
 		due:    tok.Lifetime/3 + rand.N(tok.Lifetime/15),
 		margin: min(maxMargin, tok.Lifetime/10),
 	}
@@ -288,7 +262,7 @@ func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	s.timer.Reset(tok.left(now) - r.result.due)
 }
 
-// LogObtained records a new token: at debug, or, after failures, at info with them in attrs.
+// LogObtained logs a new token at debug or, after failures, at info with the attrs of the failures.
 func (t *Token) LogObtained(log *slog.Logger, took time.Duration, attrs ...any) {
 	level := slog.LevelDebug
 	if len(attrs) > 0 {
@@ -298,72 +272,34 @@ func (t *Token) LogObtained(log *slog.Logger, took time.Duration, attrs ...any) 
 	log.Log(context.Background(), level, "mosaic: token obtained", attrs...)
 }
 
-// fail notes a failed request. The caller holds s.mu.
+// fail notes a failed request and sets the timer to retry it. The caller holds s.mu.
 func (s *Source) fail(r *request, err error, now time.Time) {
-	r.err, s.err = err, err
-	var refused bool
-	var retryAfter time.Duration
-	if f := Failure(nil); errors.As(err, &f) {
-		refused, retryAfter = f.Refused(), min(f.RetryAfter(), maxPauseRetryAfter)
-	}
-	if s.failures++; s.failures == 1 {
-		s.failingSince = now
-	}
-	var pause time.Duration
-	e := s.current.Load()
-	if r.renewal {
-		pause = doubled(s.failures, maxPauseGood)
-		if e != nil { // shorter again towards the token's end
-			pause = min(pause, max(e.left(now)/2, firstPause))
-		}
-	} else {
-		if s.deadFailures++; refused {
-			s.refusals++
-		} else {
-			s.refusals = 0
-		}
-		switch {
-		case s.deadFailures == 1:
-		case refused:
-			pause = doubled(max(s.refusals-1, 1), maxPauseRefused)
-		default:
-			pause = doubled(s.deadFailures-1, maxPauseTransient)
-		}
-	}
-	if pause > 0 {
-		pause = pause*3/4 + rand.N(pause/2)
-	}
-	pause = max(pause, retryAfter)
-	s.pausedUntil, s.errUntil = now.Add(pause), now.Add(pause)
-	if r.renewal { // calls without a token ignore a pause begun with one
-		s.errUntil = now.Add(retryAfter)
-	}
-
-	attrs := []any{"error", err, "took", now.Sub(r.begun), "failures", s.failures}
+	r.err = err
+	e, left := s.current.Load(), time.Duration(0)
 	if e != nil {
-		left := e.left(now)
-		retry := max(pause, left-e.due) // Replace may have failed before the token was due
+		left = e.left(now)
+	}
+	s.outage = s.outage.failed(err, r.renewal, left, now)
+	attrs := []any{"error", err, "took", now.Sub(r.begun), "failures", s.outage.failures}
+	if e != nil {
+		retry := max(s.outage.renewAt.Sub(now), left-e.due) // Replace may have failed before the token was due
 		s.timer.Reset(retry)
 		if retry < left {
 			attrs = append(attrs, "retry_in", retry.Round(time.Millisecond))
 		}
 	}
-	if s.failures == 1 || now.Sub(s.warned) >= warnEvery {
-		s.warned = now
+	if s.outage.failures == 1 || now.Sub(s.outage.warned) >= warnEvery {
+		s.outage.warned = now
 		s.log.Warn("mosaic: token request failed", attrs...)
 	}
 }
 
-// doubled returns the n-th pause, n counting from one.
-func doubled(n int, limit time.Duration) time.Duration {
-	return min(firstPause<<min(n-1, 10), limit)
-}
-
-// Replace renews old after a 401. It reports whether a successor is coming: done is closed when it
-// is there or has failed, then call [Source.Token]. Until then old stays in service.
+// Replace renews old after a 401. It reports whether a successor is coming. If so, done is closed
+// once the successor has arrived or its request has failed; call [Source.Token] then. Until then,
+// old stays in service.
 //
-// Replace begins no request if old is younger than ten seconds, if Replace began a request less than
-// a minute ago, or in the pause after a failure.
+// Replace begins no request if old is younger than ten seconds, if Replace began another request
+// less than a minute ago, or during the pause that follows a failure.
 func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -372,7 +308,7 @@ func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 	}
 	if s.inflight == nil {
 		now := time.Now()
-		if now.Sub(old.Sent) < minAge || now.Sub(s.replaced) < replaceEvery || now.Before(s.pausedUntil) {
+		if now.Sub(old.Sent) < minAge || now.Sub(s.replaced) < replaceEvery || now.Before(s.outage.renewAt) {
 			return nil, false
 		}
 		s.replaced = now
@@ -380,11 +316,11 @@ func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 	return s.join().done, true
 }
 
-// closed is the done channel of a request long finished.
+// closed is the done channel of a request that ended long ago.
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
-// Invalidate drops the token if it is the current one. The next call then waits for the request in
-// flight, if there is one, and accepts its token: the endpoint issues a new token each time.
+// Invalidate drops the token if it is the current one. If a request is in flight, the next call
+// waits for its token, because the endpoint issues a new token each time.
 func (s *Source) Invalidate(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -301,23 +301,6 @@ func TestWithoutATokenFailuresAreSharedAndPaced(t *testing.T) {
 	}
 }
 
-func TestPausesHaveJitter(t *testing.T) {
-	early := 0
-	for range 100 {
-		bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
-			e.fail(errBroken)
-			want(t, s, "")
-			want(t, s, "")
-			time.Sleep(time.Second)
-			want(t, s, "")
-			early += int(e.fetches.Load() - 2)
-		})
-	}
-	if early < 20 || early > 80 {
-		t.Errorf("%d of 100 sources tried again within a second; want about half", early)
-	}
-}
-
 func TestInvalidateDropsTheCurrentTokenOnly(t *testing.T) {
 	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
 		s.Invalidate("t1") // there is none yet

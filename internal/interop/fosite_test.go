@@ -65,7 +65,13 @@ func startFosite(t *testing.T) *server {
 		AccessTokenIssuer:   srv.URL,
 		AccessTokenLifespan: 3 * time.Second,
 		HashCost:            4, // bcrypt's minimum
+
+		// If these are nil, fosite sets them at their first use, in several goroutines at once.
+		ScopeStrategy:            fosite.WildcardScopeStrategy,
+		AudienceMatchingStrategy: fosite.DefaultAudienceMatchingStrategy,
+		JWKSFetcherStrategy:      fosite.NewDefaultJWKSFetcherStrategy(),
 	}
+	conf.ClientSecretsHasher = &fosite.BCrypt{Config: conf}
 	signer := compose.NewOAuth2JWTStrategy(func(context.Context) (any, error) { return kit.RSA(), nil }, compose.NewOAuth2HMACStrategy(conf), conf)
 	clients := &store{MemoryStore: storage.NewMemoryStore()}
 	provider := compose.Compose(conf, clients, signer,
@@ -93,7 +99,7 @@ func startFosite(t *testing.T) *server {
 	})
 
 	hash := func(t testing.TB, secret string) []byte {
-		sum, err := (&fosite.BCrypt{Config: conf}).Hash(t.Context(), []byte(secret))
+		sum, err := conf.ClientSecretsHasher.Hash(t.Context(), []byte(secret))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,11 @@ func TestFosite(t *testing.T) {
 		t.Parallel()
 		s.testReplay(t, mosaic.Credentials{PrivateKey: kit.EC()})
 	})
+	t.Run("a client registered for client_secret_basic is refused", func(t *testing.T) {
+		t.Parallel()
+		s.register(t, "client_secret_basic", secretRotation.new)
+		s.testRefusal(t, s.config(t, secretRotation.new), "invalid_client")
+	})
 }
 
 // A store is fosite's, whose own map of clients cannot be changed while it is read.

@@ -1,5 +1,6 @@
 // Package network tests package mosaic over real networks: behind nginx and HAProxy, which end TLS in
-// front of mosaictest and of oidc-provider, and through the proxies squid and tinyproxy.
+// front of mosaictest and of oidc-provider, through the proxies squid and tinyproxy, and over
+// connections that die silently.
 //
 // The tests start and end the programs. If a program is missing, its tests are skipped.
 package network

@@ -111,7 +111,7 @@ func start(t testing.TB, name, config, args string, files map[string][]byte, set
 		p.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-p.done:
-		case <-time.After(3 * time.Second):
+		case <-time.After(10 * time.Second):
 		}
 		syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // and the workers, if they hang
 		<-p.done

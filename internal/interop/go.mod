@@ -5,6 +5,7 @@ go 1.25.0
 require (
 	example.com/mosaic v0.0.0
 	github.com/go-jose/go-jose/v3 v3.0.5
+	github.com/klauspost/compress v1.20.3
 	github.com/ory/fosite v0.49.0
 	golang.org/x/oauth2 v0.36.0
 )

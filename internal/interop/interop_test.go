@@ -239,12 +239,13 @@ func (s *server) testBinding(t *testing.T, r rotation) {
 }
 
 // testRefusal requests a token, which the server is to refuse with code.
-func (s *server) testRefusal(t *testing.T, conf *mosaic.Config, code string) {
+func (s *server) testRefusal(t *testing.T, conf *mosaic.Config, code string) error {
 	t.Helper()
 	_, err := conf.Token(kit.Over(t.Context(), s.http))
 	if refused := new(oauth2.RetrieveError); !errors.As(err, &refused) || refused.ErrorCode != code {
 		t.Errorf("got %v; want the server to refuse with %s", err, code)
 	}
+	return err
 }
 
 func send(t testing.TB, c *http.Client, method, url, body string) (status int, text string) {

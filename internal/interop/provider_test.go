@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"maps"
+	"strings"
 	"testing"
 
 	"example.com/mosaic"
@@ -83,7 +84,9 @@ func TestOIDCProvider(t *testing.T) {
 			t.Error(err)
 		}
 		conf.AssertionAudience = ""
-		s.testRefusal(t, conf, "invalid_client")
+		if err := s.testRefusal(t, conf, "invalid_client"); !strings.Contains(err.Error(), "AssertionAudience") {
+			t.Errorf("got %v; want a hint that names AssertionAudience", err)
+		}
 	})
 	t.Run("a client registered for client_secret_basic may post its secret", func(t *testing.T) {
 		t.Parallel()

@@ -300,3 +300,56 @@ func checkStatus(t *testing.T, f *front, srv *mosaictest.Server, status int) {
 		t.Errorf("got %v; want the status %d", err, status)
 	}
 }
+
+func TestTheErrorSaysThatAFrontRequiresOrRefusesACertificate(t *testing.T) {
+	t.Parallel()
+	ca, otherCA := kit.Certificate(t, "clients' CA", kit.NewEC(t), nil), kit.Certificate(t, "other CA", kit.NewEC(t), nil)
+	onFronts(t, frontSettings{clientCA: ca}, func(t *testing.T, name string, settings frontSettings) {
+		srv := mosaictest.Start(t)
+		f := startFront(t, name, srv.Endpoint(), settings)
+		for what, cert := range map[string]*tls.Certificate{
+			"no certificate":              nil,
+			"a certificate of another CA": kit.Certificate(t, "client", kit.NewEC(t), otherCA),
+		} {
+			conf := f.config(srv)
+			conf.Certificate = cert
+			if _, err := conf.Token(f.context(t)); !kit.IsLine(err) || !strings.Contains(err.Error(), "Certificate") {
+				t.Errorf("with %s got %v; want a hint that names Certificate", what, err)
+			}
+		}
+	})
+}
+
+func TestAFrontsPageHasTheHintOfItsStatus(t *testing.T) {
+	t.Parallel()
+	t.Run("429", func(t *testing.T) {
+		onFronts(t, frontSettings{limitStatus: http.StatusTooManyRequests, retryAfter: 60}, func(t *testing.T, name string, settings frontSettings) {
+			srv := mosaictest.Start(t)
+			f := startFront(t, name, srv.Endpoint(), settings)
+			var err error
+			for range 2 {
+				_, err = f.config(srv).Token(f.context(t))
+			}
+			checkHint(t, err, "rate limit")
+		})
+	})
+	t.Run("504 and 502 or 503", func(t *testing.T) {
+		onFronts(t, frontSettings{}, func(t *testing.T, name string, settings frontSettings) {
+			srv := mosaictest.Start(t)
+			f := startFront(t, name, srv.Endpoint(), settings)
+			srv.Fail(mosaictest.Fault{Hang: true})
+			_, err := f.config(srv).Token(f.context(t))
+			checkHint(t, err, "a fault on Mosaic's side")
+			srv.Close()
+			_, err = f.config(srv).Token(f.context(t))
+			checkHint(t, err, "a fault on Mosaic's side")
+		})
+	})
+}
+
+func checkHint(t *testing.T, err error, hint string) {
+	t.Helper()
+	if !kit.IsLine(err) || !strings.Contains(err.Error(), hint) || strings.Contains(err.Error(), "HTML") {
+		t.Errorf("got %v; want the hint %q, and none for pages", err, hint)
+	}
+}

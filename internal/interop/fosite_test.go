@@ -37,6 +37,11 @@ func TestFosite(t *testing.T) {
 		t.Parallel()
 		s.testReplay(t, mosaic.Credentials{PrivateKey: kit.EC()})
 	})
+	t.Run("a client registered for client_secret_basic is refused", func(t *testing.T) {
+		t.Parallel()
+		s.register(t, "client_secret_basic", secretRotation.new)
+		s.testRefusal(t, s.config(t, secretRotation.new), "invalid_client")
+	})
 }
 
 // A store is fosite's, whose own map of clients cannot be changed while it is read.
@@ -65,7 +70,13 @@ func startFosite(t *testing.T) *server {
 		AccessTokenIssuer:   srv.URL,
 		AccessTokenLifespan: 3 * time.Second,
 		HashCost:            4, // bcrypt's minimum
+
+		// If these are nil, fosite sets them at their first use, in several goroutines at once.
+		ScopeStrategy:            fosite.WildcardScopeStrategy,
+		AudienceMatchingStrategy: fosite.DefaultAudienceMatchingStrategy,
+		JWKSFetcherStrategy:      fosite.NewDefaultJWKSFetcherStrategy(),
 	}
+	conf.ClientSecretsHasher = &fosite.BCrypt{Config: conf}
 	signer := compose.NewOAuth2JWTStrategy(func(context.Context) (any, error) { return kit.RSA(), nil }, compose.NewOAuth2HMACStrategy(conf), conf)
 	clients := &store{MemoryStore: storage.NewMemoryStore()}
 	provider := compose.Compose(conf, clients, signer,
@@ -93,7 +104,7 @@ func startFosite(t *testing.T) *server {
 	})
 
 	hash := func(t testing.TB, secret string) []byte {
-		sum, err := (&fosite.BCrypt{Config: conf}).Hash(t.Context(), []byte(secret))
+		sum, err := conf.ClientSecretsHasher.Hash(t.Context(), []byte(secret))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,8 +3,9 @@
 //   - fosite (github.com/ory/fosite), the library behind Ory Hydra: client_secret_post, and
 //     private_key_jwt with RS256, PS256 and ES256.
 //   - oidc-provider (npm), certified for FAPI 2.0: private_key_jwt with these and EdDSA,
-//     tls_client_auth, self_signed_tls_client_auth, certificate-bound tokens, and the resource
-//     parameter. It needs node and npm; without them its tests are skipped.
+//     tls_client_auth, self_signed_tls_client_auth, certificate-bound tokens, the resource
+//     parameter, and the FAPI 2.0 profile. It needs node and npm; if they are missing, its tests
+//     are skipped.
 //
 // The tests prove:
 //
@@ -17,8 +18,10 @@
 //     computes. Old and new key are of one type, so fosite has to find a key by its kid.
 //   - Each token request has an assertion of its own. The server refuses one that is sent again.
 //   - The API refuses a bound token over a connection of another certificate, or of none.
+//   - The FAPI 2.0 profile accepts the issuer as an assertion's audience, and nothing else.
 //
-// The folder is a module of its own: users of package mosaic get none of its dependencies.
+// Package network, below this folder, has tests with other people's fronts and proxies. The folder
+// is a module of its own, so that users of package mosaic get none of its dependencies.
 package interop
 
 import (
@@ -105,7 +108,7 @@ func (s *server) register(t testing.TB, method string, creds ...mosaic.Credentia
 		ResponseTypes: []string{},
 	}
 	switch method {
-	case "client_secret_post":
+	case "client_secret_post", "client_secret_basic":
 		c.Secret, c.EarlierSecret = last.ClientSecret, first.ClientSecret
 	case "tls_client_auth":
 		c.Subject = last.Certificate.Leaf.Subject.String()
@@ -233,6 +236,16 @@ func (s *server) testBinding(t *testing.T, r rotation) {
 			t.Errorf("over a connection of %s the API answers %d: %s; want %d", row.name, status, text, row.want)
 		}
 	}
+}
+
+// testRefusal requests a token, which the server is to refuse with code.
+func (s *server) testRefusal(t *testing.T, conf *mosaic.Config, code string) error {
+	t.Helper()
+	_, err := conf.Token(kit.Over(t.Context(), s.http))
+	if refused := new(oauth2.RetrieveError); !errors.As(err, &refused) || refused.ErrorCode != code {
+		t.Errorf("got %v; want the server to refuse with %s", err, code)
+	}
+	return err
 }
 
 func send(t testing.TB, c *http.Client, method, url, body string) (status int, text string) {

@@ -1,31 +1,23 @@
 package interop
 
 import (
-	"bufio"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
-	"fmt"
-	"io"
 	"maps"
-	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"example.com/mosaic"
 	"example.com/mosaic/internal/behaviour/kit"
+	"example.com/mosaic/internal/interop/provider"
 )
 
 func TestOIDCProvider(t *testing.T) {
 	t.Parallel()
 	ca := kit.Certificate(t, "clients' CA", kit.NewEC(t), nil)
-	s := startProvider(t, ca)
+	p := provider.Start(t, ca)
+	s := &server{p.Endpoint, p.Transport, func(t testing.TB, c client) { p.Register(t, c) }}
 	rsa, ec := newRSA(t), kit.NewEC(t)
 	_, ed, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -82,88 +74,25 @@ func TestOIDCProvider(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-// startProvider starts provider/server.mjs, in a folder of its own. It trusts certificates of ca.
-func startProvider(t *testing.T, ca *tls.Certificate) *server {
-	for _, tool := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			fmt.Printf("SKIPPED: oidc-provider needs %s: %v\n", tool, err) // t.Skip's reason needs -v
-			t.Skip(err)
+	t.Run("FAPI 2.0 accepts the issuer as audience, and nothing else", func(t *testing.T) {
+		t.Parallel()
+		creds := mosaic.Credentials{PrivateKey: ec}
+		s.register(t, "private_key_jwt", creds)
+		conf := s.config(t, creds)
+		conf.AssertionAudience = string(s.endpoint)
+		if _, err := conf.Token(kit.Over(t.Context(), s.http)); err != nil {
+			t.Error(err)
 		}
-	}
-	dir := t.TempDir()
-	key := kit.NewEC(t)
-	cert := kit.Certificate(t, "127.0.0.1", key, nil, func(template *x509.Certificate) {
-		template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		conf.AssertionAudience = ""
+		if err := s.testRefusal(t, conf, "invalid_client"); !strings.Contains(err.Error(), "AssertionAudience") {
+			t.Errorf("got %v; want a hint that names AssertionAudience", err)
+		}
 	})
-	for name, data := range map[string][]byte{
-		"key.pem":  kit.KeyPEM(t, key),
-		"cert.pem": kit.CertificatePEM(cert),
-		"ca.pem":   kit.CertificatePEM(ca),
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-			t.Fatal(err)
+	t.Run("a client registered for client_secret_basic may post its secret", func(t *testing.T) {
+		t.Parallel()
+		s.register(t, "client_secret_basic", secretRotation.new)
+		if _, err := s.config(t, secretRotation.new).Token(kit.Over(t.Context(), s.http)); err != nil {
+			t.Error(err)
 		}
-	}
-	for _, name := range []string{"package.json", "package-lock.json", "server.mjs"} {
-		data, err := os.ReadFile(filepath.Join("provider", name))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(dir, name), data, 0o600)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	install := exec.CommandContext(t.Context(), "npm", "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund")
-	install.Dir = dir
-	if out, err := install.CombinedOutput(); err != nil {
-		t.Fatalf("npm ci: %v\n%s", err, out)
-	}
-
-	node := exec.Command("node", "server.mjs", ".")
-	node.Dir = dir
-	node.Stderr = t.Output()
-	stdin, err := node.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := node.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := node.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stdin.Close() // ends node
-		node.Wait()
 	})
-	var endpoint mosaic.Endpoint
-	lines := bufio.NewScanner(stdout)
-	for endpoint == "" && lines.Scan() {
-		if strings.HasPrefix(lines.Text(), "https://") { // not a notice of oidc-provider
-			endpoint, err = mosaic.ParseEndpoint(lines.Text())
-		}
-	}
-	if endpoint == "" || err != nil {
-		t.Fatalf("server.mjs names no address (%v)", err)
-	}
-	go io.Copy(io.Discard, stdout)
-
-	pool := x509.NewCertPool()
-	pool.AddCert(cert.Leaf)
-	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
-	t.Cleanup(transport.CloseIdleConnections)
-	put := func(t testing.TB, c client) {
-		body, err := json.Marshal(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if status, text := send(t, &http.Client{Transport: transport}, "PUT", endpoint.URL("/"), string(body)); status != http.StatusOK {
-			t.Fatalf("the registration gets %d: %s", status, text)
-		}
-	}
-	return &server{endpoint, transport, put}
 }

@@ -1,6 +1,6 @@
 // oidc-provider with an API beside it, at one address as Mosaic's are. The argument is a folder with
 // the server's key and certificate, and with the CA of clients. The end of standard input ends it.
-import { createHash } from 'node:crypto';
+import { createHash, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { json } from 'node:stream/consumers';
@@ -19,22 +19,31 @@ await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
 const issuer = `https://127.0.0.1:${server.address().port}`;
 
 const { publicKey, privateKey } = await generateKeyPair('RS256', { extractable: true });
-const certificate = (req) => req.socket.getPeerX509Certificate();
+
+// A front that ends TLS has verified the certificate, and passes it on: nginx as PEM with the escapes
+// of a URL, HAProxy as DER in base64.
+const forwarded = (req) => req.headers['x-client-cert'];
+const certificate = (req) => {
+  const text = forwarded(req);
+  if (!text) return req.socket.getPeerX509Certificate();
+  return new X509Certificate(text.startsWith('-----') ? decodeURIComponent(text) : Buffer.from(text, 'base64'));
+};
 
 const provider = new Provider(issuer, {
   jwks: { keys: [{ ...(await exportJWK(privateKey)), alg: 'RS256' }] },
   routes: { token: '/oidc/token' },
-  clientAuthMethods: ['client_secret_post', 'private_key_jwt', 'tls_client_auth', 'self_signed_tls_client_auth'],
+  clientAuthMethods: ['client_secret_post', 'client_secret_basic', 'private_key_jwt', 'tls_client_auth', 'self_signed_tls_client_auth'],
   features: {
     clientCredentials: { enabled: true },
     devInteractions: { enabled: false },
+    fapi: { enabled: true, profile: (ctx) => (ctx.oidc.body?.client_id?.includes('FAPI') ? '2.0' : undefined) },
     mTLS: {
       enabled: true,
       certificateBoundAccessTokens: true,
       selfSignedTlsClientAuth: true,
       tlsClientAuth: true,
       getCertificate: (ctx) => certificate(ctx.req),
-      certificateAuthorized: (ctx) => ctx.req.socket.authorized,
+      certificateAuthorized: (ctx) => forwarded(ctx.req) !== undefined || ctx.req.socket.authorized,
       certificateSubjectMatches: (ctx, property, value) => certificate(ctx.req).subject === value,
     },
     resourceIndicators: {

@@ -185,8 +185,8 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 	}
 }
 
-// A waitError says that the caller's context ended the wait for a token. Like net/http's errors, it
-// has a Timeout method.
+// A waitError says that the caller's context ended the wait for a token. It is a net.Error, because
+// code that retries asks for it.
 type waitError struct {
 	cause   error  // the context's
 	request string // how long the request has been running; empty if there was none
@@ -200,8 +200,9 @@ func (e waitError) Error() string {
 	}
 	return text
 }
-func (e waitError) Unwrap() error { return e.cause }
-func (e waitError) Timeout() bool { return errors.Is(e.cause, context.DeadlineExceeded) }
+func (e waitError) Unwrap() error   { return e.cause }
+func (e waitError) Timeout() bool   { return errors.Is(e.cause, context.DeadlineExceeded) }
+func (e waitError) Temporary() bool { return e.Timeout() }
 
 // join returns the request in flight, or begins one. The caller holds s.mu.
 func (s *Source) join() *request {

@@ -127,7 +127,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	case a.exchange.status != 0:
 		e.what = "the reply broke off: " + text
 	case reached == connecting:
-		a.explainProxy(e, raw, text)
+		a.explainProxy(e, raw)
 	case strings.Contains(raw, `malformed HTTP response "\x00\x00`): // begins like an HTTP/2 frame
 		e.hint = hintHTTP2
 	case strings.Contains(raw, "tls: failed to sign handshake"):
@@ -139,24 +139,22 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 }
 
 // explainProxy explains a request that waited for a proxy to connect it. If an HTTP proxy refuses,
-// net/http returns no more than its reason phrase, as the text of an error.
-func (a *attempt) explainProxy(e *Error, raw, text string) {
-	network := opError(a.exchange.err)
-	broken := errors.Is(a.exchange.err, io.EOF) || errors.Is(a.exchange.err, io.ErrUnexpectedEOF) || strings.HasPrefix(raw, "malformed HTTP")
-	if broken || network.Op != "" && network.Op != "socks connect" {
-		return
+// net/http returns no more than the proxy's reason phrase, as the text of an error.
+func (a *attempt) explainProxy(e *Error, raw string) {
+	op, err := opOf(a.exchange.err), a.exchange.err
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || op != "" && op != "socks connect" {
+		return // the connection broke
 	}
-	e.what = "the proxy refused CONNECT"
-	if status := statusOf(raw); status != 0 {
-		e.what += ": " + statusText(status)
-		e.refused = status/100 == 4
-		e.transient = !e.refused                                                         // further attempts after a 407 can lock an account
-		if status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized { // tinyproxy says 401 to wrong credentials
-			e.hint = hintProxyAuth
-		}
-	} else if raw != "" {
-		e.what += ": " + text
+	status := statusOf(raw)
+	if status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized { // tinyproxy says 401
+		e.hint = hintProxyAuth
 	}
+	e.refused = status/100 == 4
+	e.transient = !e.refused // because further attempts after a 407 can lock an account
+	if status != 0 {
+		e.what = statusText(status)
+	}
+	e.what = "the proxy refused CONNECT" + strings.TrimSuffix(": "+e.what, `: ""`)
 }
 
 // statusOf returns the status code whose reason phrase, in net/http's words, is phrase, or 0.
@@ -173,18 +171,18 @@ func statusOf(phrase string) int {
 var wantsCertificate = regexp.MustCompile("certificate required|handshake failure|bad certificate")
 
 // explainBreak explains a connection that broke. Client certificates are a frequent reason. In TLS
-// 1.3 the server's alert may be lost, and the first request breaks.
+// 1.3 the server's alert may be lost, and then the first request breaks.
 func (a *attempt) explainBreak(e *Error, raw string) {
-	op, closed := opError(a.exchange.err).Op, errors.Is(a.exchange.err, io.EOF)
+	op, closed := opOf(a.exchange.err), errors.Is(a.exchange.err, io.EOF)
 	if closed {
 		e.what = "the connection was closed before a reply came"
 	}
 	broke := op == "read" || op == "write"
 	switch {
-	case op == "dial" || op == "proxyconnect":
+	case op == "dial", op == "proxyconnect":
 		e.hint = hintReach
-	case a.certificateProblem() != "":
-		e.hint = a.certificateProblem()
+	case a.id.Certificate.Valid() != nil: // it may have expired while a connection stayed open
+		e.hint = a.id.Certificate.Valid().Error()
 	case a.presents() && (closed || broke || op == "remote error"):
 		e.hint = hintRefused
 	case !a.presents() && (op == "remote error" && wantsCertificate.MatchString(raw) || broke && a.progress.fresh.Load()):
@@ -192,24 +190,15 @@ func (a *attempt) explainBreak(e *Error, raw string) {
 	}
 }
 
-// opError returns the net.OpError in err, or an empty one.
-func opError(err error) *net.OpError {
+// opOf returns the Op of the net.OpError in err, or "".
+func opOf(err error) string {
 	e := new(net.OpError)
 	_ = errors.As(err, &e)
-	return e
+	return e.Op
 }
 
 // presents reports whether a client certificate is presented, be it by the HTTP client itself.
 func (a *attempt) presents() bool { return a.id.Via != nil || a.url == a.client.MTLSURL }
-
-// certificateProblem says why Certificate is not valid now, or returns "". It may have expired while
-// a connection that presented it stayed open.
-func (a *attempt) certificateProblem() string {
-	if a.id.Certificate == nil || a.id.Certificate.Valid() == nil {
-		return ""
-	}
-	return a.id.Certificate.Valid().Error()
-}
 
 // A transportError is an error of the HTTP client's transport. errors.Is finds what it wraps, except
 // the end of a context, which would pass for the caller's. errors.As finds nothing in it, and no
@@ -288,16 +277,20 @@ func (a *attempt) hint(code string) string {
 	switch {
 	case status/100 == 3:
 		return hintRedirect
-	case status/100 == 4 && a.certificateProblem() != "":
-		return a.certificateProblem()
-	case code != "" && a.hintCode(code) != "":
+	case status/100 == 4 && a.id.Certificate.Valid() != nil:
+		return a.id.Certificate.Valid().Error()
+	case a.hintCode(code) != "":
 		return a.hintCode(code)
 	case status == http.StatusTooManyRequests:
 		return hintLimit
 	case status >= 500:
 		return hintFault
-	case a.exchange.isPage():
-		return a.hintPage()
+	case a.exchange.isPage() && status != http.StatusBadRequest:
+		return hintHTML
+	case a.exchange.isPage() && a.presents(): // nginx answers 400 if it refuses a client certificate
+		return hintRefused
+	case a.exchange.isPage(): // or requires one
+		return hintRequired
 	case status == http.StatusUnauthorized:
 		return a.hintCode("invalid_client")
 	case status == http.StatusForbidden && a.exchange.isJSON:
@@ -329,16 +322,4 @@ func (a *attempt) hintCode(code string) string {
 		return hintSecret
 	}
 	return hintMTLS
-}
-
-// hintPage returns the advice for an HTML page. nginx answers 400 with a page if it refuses a client
-// certificate, or requires one.
-func (a *attempt) hintPage() string {
-	switch {
-	case a.exchange.status != http.StatusBadRequest:
-		return hintHTML
-	case a.presents():
-		return hintRefused
-	}
-	return hintRequired
 }

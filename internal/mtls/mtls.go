@@ -84,9 +84,11 @@ func Leaf(chain [][]byte, public crypto.PublicKey) (leaf *x509.Certificate, err 
 	return leaf, nil
 }
 
-// Valid returns an error if the certificate has expired or is not valid yet by the local clock.
+// Valid returns an error if the certificate has expired or is not valid yet by the local clock. A
+// nil certificate is none, and has no error.
 func (c *Certificate) Valid() error {
 	switch now := time.Now(); {
+	case c == nil:
 	case now.After(c.Leaf.NotAfter):
 		return fmt.Errorf("Certificate has expired: its NotAfter is %s", c.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Add(tolerance).Before(c.Leaf.NotBefore):

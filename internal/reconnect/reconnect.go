@@ -29,11 +29,11 @@ type Sender struct {
 	hosts sync.Map // by the URL's Host, if a connection to it was given up: its *host
 }
 
-// A host is the state of giving up the connection to it.
+// A host has had a connection given up.
 type host struct {
 	mu    sync.Mutex
-	since time.Time     // when a connection was last given up
-	idle  chan struct{} // closed after that connection was closed if it was idle; nil after the next request
+	since time.Time     // when that was
+	idle  chan struct{} // closed once the idle connections are; nil after the next request
 }
 
 // Send sends req through rt. If req times out, or its response has status 421, the requests after it

@@ -2,9 +2,9 @@ package network
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +15,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 	"golang.org/x/oauth2/jwt"
@@ -141,14 +147,11 @@ func call(ctx context.Context, client *http.Client, url string) error {
 	return res.Body.Close()
 }
 
-// x/oauth2 does not recover from a dead HTTP/2 connection. If this test fails because it does,
+// The peers do not recover from a dead HTTP/2 connection. If this test fails because one does,
 // docs/comparison.md has to change.
 func TestADeadConnectionBesideThePeers(t *testing.T) {
 	t.Parallel()
-	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"access_token":"opaque","token_type":"Bearer","expires_in":12}`)
-	}))
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(servePeers))
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
 	t.Cleanup(srv.Close)
@@ -163,11 +166,35 @@ func TestADeadConnectionBesideThePeers(t *testing.T) {
 		"mosaic": {func(ctx context.Context) oauth2.TokenSource {
 			return (&mosaic.Config{ClientID: "acme", ClientSecret: "secret", Endpoint: endpoint}).TokenSource(ctx)
 		}, true},
-		"clientcredentials": {func(ctx context.Context) oauth2.TokenSource {
+		"x/oauth2": {func(ctx context.Context) oauth2.TokenSource {
 			return (&clientcredentials.Config{ClientID: "acme", ClientSecret: "secret", TokenURL: endpoint.TokenURL()}).TokenSource(ctx)
 		}, false},
-		"the JWT source of Google's service accounts": {func(ctx context.Context) oauth2.TokenSource {
+		"Google, for a service account": {func(ctx context.Context) oauth2.TokenSource {
 			return (&jwt.Config{Email: "acme", PrivateKey: kit.KeyPEM(t, kit.RSA()), TokenURL: endpoint.TokenURL()}).TokenSource(ctx)
+		}, false},
+		"AWS, in a container": {func(ctx context.Context) oauth2.TokenSource {
+			provider := endpointcreds.New(endpoint.URL("/aws"), func(o *endpointcreds.Options) { o.HTTPClient = oauth2.NewClient(ctx, nil) })
+			cache := aws.NewCredentialsCache(provider)
+			return source(func() error {
+				_, err := cache.Retrieve(ctx)
+				return err
+			})
+		}, false},
+		"Azure, with a secret": {func(ctx context.Context) oauth2.TokenSource {
+			cred, err := azidentity.NewClientSecretCredential("tenant", "acme", "secret", &azidentity.ClientSecretCredentialOptions{
+				ClientOptions: azcore.ClientOptions{
+					Cloud:     cloud.Configuration{ActiveDirectoryAuthorityHost: string(endpoint)},
+					Transport: oauth2.NewClient(ctx, nil),
+				},
+				DisableInstanceDiscovery: true,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return source(func() error {
+				_, err := cred.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{"acme/.default"}})
+				return err
+			})
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -195,6 +222,25 @@ func TestADeadConnectionBesideThePeers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A source is a source of credentials that are not used.
+type source func() error
+
+func (s source) Token() (*oauth2.Token, error) { return nil, s() }
+
+// servePeers answers with credentials for 12 seconds.
+func servePeers(w http.ResponseWriter, r *http.Request) {
+	base := "https://" + r.Host
+	reply := map[string]any{"access_token": "opaque", "token_type": "Bearer", "expires_in": 12}
+	switch r.URL.Path {
+	case "/aws":
+		reply = map[string]any{"AccessKeyId": "acme", "SecretAccessKey": "secret", "Token": "opaque", "Expiration": time.Now().Add(12 * time.Second)}
+	case "/tenant/v2.0/.well-known/openid-configuration":
+		reply = map[string]any{"issuer": base + "/tenant/v2.0", "token_endpoint": base + "/oidc/token", "authorization_endpoint": base + "/authorize"}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(reply)
 }
 
 // onVersions runs test over each version of HTTP, with and without a certificate. The transport's

@@ -352,8 +352,8 @@ var sections = []section{
 	}},
 	{"TLS and certificates", "", failed, []text{
 		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client does not trust its CA, the image lacks the system's CAs, or the clock is off. See [Your own CA](operations.md#your-own-ca).`},
-		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused the client certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
-		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused the client certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
+		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
+		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
 		{"expired since", func(t *testing.T) error {
 			c := certificate(t, kit.Lifetime(time.Minute))
 			src := certified(c).TokenSource(kit.Over(t.Context(), dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")})))

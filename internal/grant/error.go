@@ -183,10 +183,9 @@ func (a *attempt) explainBreak(e *Error, raw string) {
 		e.hint = hintReach
 	case a.id.Certificate.Valid() != nil: // it may have expired while a connection stayed open
 		e.hint = a.id.Certificate.Valid().Error()
-	case a.presents() && (closed || broke || op == "remote error"):
-		e.hint = hintRefused
-	case !a.presents() && (op == "remote error" && wantsCertificate.MatchString(raw) || broke && a.progress.fresh.Load()):
-		e.hint = hintRequired
+	case a.presents() && (closed || broke || op == "remote error"),
+		op == "remote error" && wantsCertificate.MatchString(raw), broke && a.progress.fresh.Load():
+		e.hint = a.hintCertificate()
 	}
 }
 
@@ -199,6 +198,17 @@ func opOf(err error) string {
 
 // presents reports whether a client certificate is presented, be it by the HTTP client itself.
 func (a *attempt) presents() bool { return a.id.Via != nil || a.url == a.client.MTLSURL }
+
+// hintCertificate returns the advice for a server that a client certificate may not have satisfied.
+func (a *attempt) hintCertificate() string {
+	switch {
+	case a.id.Via != nil:
+		return hintRefused
+	case a.presents():
+		return hintRefusedTLS
+	}
+	return hintRequired
+}
 
 // A transportError is an error of the HTTP client's transport. errors.Is finds what it wraps, except
 // the end of a context, which would pass for the caller's. errors.As finds nothing in it, and no
@@ -247,28 +257,29 @@ func (a *attempt) compareClocks(e *Error) {
 
 // The hints, in one place. The texts of problems are in the places that find them.
 const (
-	hintRedirect  = "a redirect, which is not followed with credentials: check Endpoint"
-	hintHTML      = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"
-	hintVerify    = "check Endpoint, the local clock, and whether a proxy terminates TLS here"
-	hintReach     = "check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)"
-	hintMaxConns  = "other requests may use all connections that the HTTP client's MaxConnsPerHost allows"
-	hintProxyAuth = "check HTTPS_PROXY and its credentials"
-	hintProxy     = "check HTTPS_PROXY, and that the proxy allows this host"
-	hintHandshake = "check Endpoint, and whether a firewall or a proxy on the way interferes with TLS"
-	hintHTTP2     = "the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos"
-	hintRefused   = "the server may have refused the client certificate"
-	hintRequired  = "the server may require a client certificate: set Certificate"
-	hintKey       = "check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns"
-	hintMTLS      = "check ClientID, and that the application at this Endpoint has this certificate"
-	hintSecret    = "check ClientID and ClientSecret, and that both belong to this Endpoint"
-	hintRequest   = "check EndpointParams, and the client authentication method set for the application"
-	hintScope     = "check Scopes"
-	hintGrant     = "the application has to be allowed the grant type client_credentials"
-	hintNoTarget  = "the request names no resource: check Resource"
-	hintForbidden = "check that the application may request tokens, and that no firewall refuses this network"
-	hintPath      = "check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path"
-	hintLimit     = "Mosaic's rate limit is reached: share one source or client in each process"
-	hintFault     = "a fault on Mosaic's side, or on the way there"
+	hintRedirect   = "a redirect, which is not followed with credentials: check Endpoint"
+	hintHTML       = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"
+	hintVerify     = "check Endpoint, the local clock, and whether a proxy terminates TLS here"
+	hintReach      = "check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)"
+	hintMaxConns   = "other requests may use all connections that the HTTP client's MaxConnsPerHost allows"
+	hintProxyAuth  = "check HTTPS_PROXY and its credentials"
+	hintProxy      = "check HTTPS_PROXY, and that the proxy allows this host"
+	hintHandshake  = "check Endpoint, and whether a firewall or a proxy on the way interferes with TLS"
+	hintHTTP2      = "the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos"
+	hintRefused    = "the server may have refused Certificate"
+	hintRefusedTLS = "the server may have refused the certificate of the HTTP client"
+	hintRequired   = "the server may require a client certificate: set Certificate"
+	hintKey        = "check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns"
+	hintMTLS       = "check ClientID, and that the application at this Endpoint has this certificate"
+	hintSecret     = "check ClientID and ClientSecret, and that both belong to this Endpoint"
+	hintRequest    = "check EndpointParams, and the client authentication method set for the application"
+	hintScope      = "check Scopes"
+	hintGrant      = "the application has to be allowed the grant type client_credentials"
+	hintNoTarget   = "the request names no resource: check Resource"
+	hintForbidden  = "check that the application may request tokens, and that no firewall refuses this network"
+	hintPath       = "check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path"
+	hintLimit      = "Mosaic's rate limit is reached: share one source or client in each process"
+	hintFault      = "a fault on Mosaic's side, or on the way there"
 )
 
 // hint returns the advice for a reply without a token, or "".
@@ -287,10 +298,8 @@ func (a *attempt) hint(code string) string {
 		return hintFault
 	case a.exchange.isPage() && status != http.StatusBadRequest:
 		return hintHTML
-	case a.exchange.isPage() && a.presents(): // nginx answers 400 if it refuses a client certificate
-		return hintRefused
-	case a.exchange.isPage(): // or requires one
-		return hintRequired
+	case a.exchange.isPage(): // nginx answers 400 if it refuses a client certificate, or requires one
+		return a.hintCertificate()
 	case status == http.StatusUnauthorized:
 		return a.hintCode("invalid_client")
 	case status == http.StatusForbidden && a.exchange.isJSON:

@@ -1,10 +1,10 @@
-// Package mosaic obtains access tokens for Transmit Security's Mosaic, as a [golang.org/x/oauth2]
-// TokenSource.
+// Package mosaic obtains access tokens for Transmit Security's Mosaic and provides them as a
+// [golang.org/x/oauth2] TokenSource.
 //
 // # Getting started
 //
-// A [Config] takes the place of a [clientcredentials.Config]: client ID, client secret, and the
-// region's [Endpoint] instead of a token URL.
+// A [Config] takes the place of a [clientcredentials.Config]. It has the client ID, the client
+// secret and, instead of a token URL, the [Endpoint] of your region.
 //
 //	conf := &mosaic.Config{
 //		ClientID:     id,
@@ -14,72 +14,91 @@
 //	client := conf.Client(ctx)
 //	res, err := client.Get(mosaic.EU.URL("/cis/v1/users"))
 //
-// [Config.Client] calls Mosaic's APIs, each service with a token of its own. [Config.TokenSource]
-// is for code with an [oauth2.TokenSource], such as [oauth2.NewClient]: its tokens are for one
-// [Resource]. [Config.Token] requests one token. FAPI 2.0 clients set PrivateKey or Certificate
-// instead of ClientSecret. With GetCredentials, credentials are replaced without a restart.
-// [FromEnv] reads a Config from environment variables.
+// Most programs need only [Config.Client]. It returns an HTTP client for Mosaic's APIs that uses a
+// separate token for each service. [Config.TokenSource] is for code that takes an
+// [oauth2.TokenSource], such as [oauth2.NewClient]; its tokens are for a single [Resource].
+// [Config.Token] requests one token and caches nothing.
+//
+// FAPI 2.0 clients set PrivateKey or Certificate instead of ClientSecret. If you set GetCredentials,
+// secrets, keys and certificates can be replaced without a restart. [FromEnv] reads a Config from
+// environment variables.
 //
 // # Renewal
 //
-// A Mosaic token cannot be refreshed: a new one is requested. A [TokenSource] or a client requests
-// it in the background after 3/5 to 2/3 of the current token's lifetime, if that token was used.
-// Calls go on with the current token meanwhile. Only the first call to each service waits, and one
-// after a long idle period. If tokens live for an hour, an outage of the token endpoint of 20
-// minutes goes unnoticed.
+// Mosaic issues no refresh tokens, so renewing a token means requesting a new one. A [TokenSource]
+// or client does so in the background, at a random point between 3/5 and 2/3 of the current token's
+// lifetime, if that token has been used. Until the new token arrives, calls use the current one. A
+// call waits only if it is the first to its service, or the first after a long idle period. If
+// tokens live for an hour, a 20-minute outage of the token endpoint goes unnoticed.
 //
-// A token expires with its exp claim, even if the local clock is off. Its last ten seconds (of a
-// lifetime under 100 seconds, the last 10 %) count as expired, except in an outage of the token
-// endpoint.
+// A token expires at the time in its exp claim, even if the local clock is wrong. It is treated as
+// expired for its last ten seconds, or for the last 10% of a lifetime under 100 seconds. While token
+// requests are failing, it is used to its very end.
 //
-// Without a valid token, the next call retries a failed request. From the second failure on there
-// are pauses, in which calls get the last error at once: about one or two seconds, after refusals
-// up to about 30. A Retry-After is a pause, too, of up to a minute.
+// If a request fails and no valid token is left, the next call tries again. After a second failure,
+// the package pauses between requests: for a second or two, or for up to about 30 seconds if the
+// token endpoint refused the request. Calls made during a pause return the last error at once. A
+// Retry-After header also starts a pause, of up to a minute.
 //
 // # Errors
 //
-// The text of an error is one line and begins with "mosaic: "; net/http puts the method and the URL
-// of a client's request in front. If the token endpoint refused, [errors.As] finds an
-// [oauth2.RetrieveError] with the code of RFC 6749 §5.2. Its Body and headers hold only what the
-// text may show. If the caller's context has ended, [errors.Is] finds that context's error.
+// The text of an error is one line that begins with "mosaic: ". For the requests of a client,
+// net/http puts the method and the URL in front of it. [errors.As] and [errors.Is] find
+//   - an [oauth2.RetrieveError], if the token endpoint refused the request. It has the error code of
+//     RFC 6749 §5.2, if there was one. Its Body and its headers hold only what the text may show.
+//   - a [net.Error], for every token request that failed
+//   - the error of the caller's context, if that context ended
+//   - what an error of the HTTP client's transport wraps, such as syscall.ECONNREFUSED (only
+//     errors.Is, because such an error may hold a secret)
 //
 // # Logs
 //
-// The records of Config.Logger are stable, for handlers that count them. Each has client_id and
-// endpoint; "token obtained" and "token request failed" also have resource, "default" for the
-// default audience. Durations are slog durations. No record holds a path or a query of a request.
+// The messages and keys of the records that Config.Logger receives are stable, so a handler can
+// count them. Each record has client_id and endpoint. The records "token obtained" and "token
+// request failed" also have resource, which is "default" for the default audience. Durations are
+// values of kind slog.KindDuration. No record holds the path or the query of a request.
 //
 //	DEBUG mosaic: token obtained                           lifetime, took
-//	INFO  mosaic: token obtained                           lifetime, took, failures, failing_for: the first after failures
+//	INFO  mosaic: token obtained                           the same, with failures and failing_for, after failures
 //	WARN  mosaic: token request failed                     error, took, failures; retry_in if the source itself tries again
 //	INFO  mosaic: credentials changed                      method; kid, x5t
 //	WARN  mosaic: using earlier credentials                error
 //	WARN  mosaic: request sent without a token             host, reason
-//	DEBUG mosaic: request sent without a token             the same for a request with its own Authorization header
+//	DEBUG mosaic: request sent without a token             the same, if the request has its own Authorization header
 //	ERROR mosaic: token request panicked                   stack
 //	ERROR mosaic: GetCredentials panicked                  stack
 //	ERROR mosaic: PrivateKey panicked                      stack
 //	ERROR mosaic: the private key of Certificate panicked  stack
 //
-// A source logs the first failure of an outage and then one a minute; failures counts all of them.
-// The warning of earlier credentials is logged once a minute at most. A request without a token is
-// logged once for each host and reason, in 32 records at most. Each record is written in a goroutine of its own: a handler may
-// block, or use the very client it logs for. So records may arrive out of order; their times are
-// right.
+// While token requests fail, a source logs the first failure and then one a minute; the failures
+// attribute counts all of them. The warning about earlier credentials is logged at most once a
+// minute. A request sent without a token is logged once for each host and reason, and at most 32 of
+// these records are written.
+//
+// Each record is written in its own goroutine, so a handler may block, or use the very client that
+// it logs for. Records may therefore arrive out of order, but their times are correct.
 //
 // # Testing
 //
-// Package mosaictest is a stand-in for Mosaic, started by a test with one call.
+// Package mosaictest has a stand-in for Mosaic that a test starts with one call.
 //
 // # Security
 //
-// No secret, key, assertion or token is in a text, log record or error of this package, even if a
-// server sends it back. A secret of fewer than eight characters is not looked for. An encoded one is
-// not recognized if it is short, or in a request ID. An error of GetCredentials or of a signer is
-// shown without the secret in use.
+// Secrets, keys, assertions and tokens do not appear in this package's errors, log records or
+// printed values, even if a server sends them back. This has limits: text from servers and callbacks
+// is not searched for secrets shorter than eight characters, and an encoded secret is missed if it is
+// short, or part of a request ID. Errors from GetCredentials or a signer are shown with only the
+// secret in use removed.
 //
-// Credentials go to the token endpoint only, over TLS (on a loopback host, plain HTTP is allowed),
-// and no redirect is followed with them. [Config.Client] sends tokens to known origins only.
+// Credentials are sent only to the token endpoint, over TLS (plain HTTP is allowed on a loopback
+// host), and never follow a redirect. [Config.Client] sends tokens only to known origins.
+//
+// # Compatibility
+//
+// The following is stable, and changes only as the changelog says: the exported API of this package
+// and of mosaictest, the messages and keys of log records, the types that errors.As and errors.Is
+// find in an error, and the verbs, output and exit statuses of the command. The texts of errors are
+// for people. They may change in any version, so a program must not compare or search them.
 package mosaic
 
 import (
@@ -115,103 +134,133 @@ import (
 	"example.com/mosaic/internal/refresh"
 )
 
-// Config describes a client of Mosaic and the service of its tokens.
+// Config describes a Mosaic client application and the service that its tokens are for. Most
+// programs set ClientID, ClientSecret and Endpoint.
 //
-// It is copied when a source or a client is made: later changes have no effect. Its methods are
-// safe for concurrent use. GetCredentials and the Sign method of a key are each called by up to
-// four goroutines of a source or client at a time.
+// A Config is copied when a source or client is made, so later changes have no effect on it. The
+// methods of a Config are safe for concurrent use. Each source or client calls GetCredentials, and a
+// key's Sign method, from up to four goroutines at a time.
 //
-// Printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, a Config or *Config shows
-// neither secret nor key, and only the names of EndpointParams. The verbs %p and %w bypass this,
-// but go vet refuses them. fmt also bypasses it for a Config in an unexported field: store a
-// *Config there, and print the struct around it with %v only.
+// If a Config or *Config is printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, it
+// shows neither secret nor key, and only the names of EndpointParams. The verbs %p and %w bypass
+// this, but go vet reports them. Printing a struct that holds a Config in an unexported field also
+// bypasses it: store a *Config instead, and print the struct only with %v.
 //
-// A Config can be decoded from JSON or YAML, but not from its own encoding.
+// Configs that differ only in a secret, a key, a certificate, GetCredentials or the values of
+// EndpointParams therefore print and encode alike. An encoded Config must not be the key of a cache,
+// because one client would get the tokens of another.
+//
+// A Config can be decoded from JSON or YAML, but its own encoding is redacted and cannot be decoded.
+// A struct that embeds Config has Config's methods, so it prints and encodes as the Config alone,
+// without its other fields. Use a named field instead.
 type Config struct {
-	// ClientID is the application's client ID. Required.
+	// ClientID is the application's client ID. It is required.
 	ClientID string
 
-	// ClientSecret is the application's client secret, sent in the form (client_secret_post). Set
-	// one of ClientSecret, PrivateKey and Certificate, or Certificate beside one of the others.
+	// ClientSecret is the application's client secret, which is sent in the form
+	// (client_secret_post).
+	//
+	// Unless GetCredentials or TLSClientAuth is set, one of ClientSecret, PrivateKey and Certificate
+	// is required. Certificate may also be combined with either of the others.
 	ClientSecret string
 
-	// PrivateKey replaces the secret: it signs client assertions (private_key_jwt, RFC 7523). Any
-	// crypto.Signer will do, such as a KMS's. Its public key is an *rsa.PublicKey of 2048 bits or
-	// more, an *ecdsa.PublicKey on P-256 or an ed25519.PublicKey. Sign has ten seconds.
+	// Endpoint is the environment and region that the credentials belong to. It is required.
+	Endpoint Endpoint
+
+	// Resource is the service that the tokens are for.
+	//
+	// If empty, tokens are for the default audience. Client then chooses the service by the path of
+	// each request.
+	Resource Resource
+
+	// PrivateKey signs client assertions in place of a secret (private_key_jwt, RFC 7523). It may be
+	// any crypto.Signer, for example that of a KMS. Its public key must be an *rsa.PublicKey of at
+	// least 2048 bits, an *ecdsa.PublicKey on P-256 or an ed25519.PublicKey. A call to Sign may take
+	// up to ten seconds.
 	PrivateKey crypto.Signer
 
-	// Certificate is presented in the TLS handshake (RFC 8705), at the token endpoint and by Client
-	// at the APIs. Alone it authenticates the client (tls_client_auth or
-	// self_signed_tls_client_auth). Beside a secret or a key it only binds the token to the
-	// certificate (cnf). Tokens expire with it at the latest. Its private key is a crypto.Signer:
-	// RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519. Sign has nine seconds. An HTTPS
-	// proxy that requests a client certificate gets it, too.
-	//
-	// The HTTP client's Transport is cloned. It must be an *http.Transport without DialTLS and
-	// DialTLSContext; for any other, see TLSClientAuth.
-	Certificate *tls.Certificate
-
-	// KeyID is the kid of PrivateKey in assertions and in JWKS. Empty: the key's RFC 7638 SHA-256
-	// thumbprint.
+	// KeyID is the kid of PrivateKey in assertions and in JWKS. If empty, it is the key's RFC 7638
+	// SHA-256 thumbprint.
 	KeyID string
 
-	// SigningAlgorithm is the alg of PrivateKey's assertions: RS256, PS256, ES256 or EdDSA (FAPI
-	// 2.0 allows the last three). Empty: RS256 for an RSA key, ES256 for P-256, EdDSA for Ed25519.
+	// SigningAlgorithm is the alg of PrivateKey's assertions: RS256, PS256, ES256 or EdDSA. FAPI 2.0
+	// allows only the last three.
+	//
+	// If empty, it is RS256 for an RSA key, ES256 for P-256 and EdDSA for Ed25519.
 	SigningAlgorithm string
 
-	// AssertionAudience is the aud of PrivateKey's assertions. Empty: the URL of the token
-	// endpoint, as Mosaic documents. Other FAPI 2.0 servers may want their issuer.
+	// AssertionAudience is the aud of PrivateKey's assertions. If empty, it is the URL of the token
+	// endpoint, as Mosaic documents.
+	//
+	// FAPI 2.0 Final and the revision of RFC 7523 (draft-ietf-oauth-rfc7523bis) require the issuer
+	// instead. If Mosaic refuses the assertions of a client that worked before, set the issuer of
+	// your region: https://userid.security (US), https://eu.userid.security,
+	// https://ca.userid.security or https://au.userid.security. The issuer of the sandbox is not
+	// documented. If the application has its own signing key, the issuer is the application's
+	// domain. The iss claim of a token names the issuer.
 	AssertionAudience string
 
-	// GetCredentials, if set, is called before each attempt of a token request, and returns its
-	// credentials: from [Files], a vault, a SPIFFE source. It is called about every 40 minutes for
-	// each service in use, so it may read a file or ask a vault each time. ClientSecret, PrivateKey,
-	// KeyID and Certificate must then be empty; SigningAlgorithm and AssertionAudience may be set.
-	// Its result must not be modified afterwards. For the same key, return the same crypto.Signer: a
-	// new one gets four more goroutines, as does the key of each new certificate.
+	// Certificate is presented in the TLS handshake (RFC 8705) with the token endpoint and, by
+	// Client, with the APIs. An HTTPS proxy that requests a client certificate gets it, too.
 	//
-	// Its context ends with the attempt and has no values. If GetCredentials fails, panics, takes
-	// more than half of the attempt's time (five seconds at most) or returns credentials that
-	// Validate would refuse, the attempt uses the last valid ones, or fails if there are none.
+	// If Certificate is set alone, it authenticates the client (tls_client_auth or
+	// self_signed_tls_client_auth). Together with a secret or a key, it only binds the tokens to the
+	// certificate (cnf). Tokens expire no later than the certificate.
+	//
+	// The certificate's private key must be a crypto.Signer: RSA of at least 2048 bits, P-256, P-384,
+	// P-521 or Ed25519. A call to Sign may take up to nine seconds.
+	//
+	// The HTTP client's Transport is cloned, so it must be an *http.Transport without DialTLS and
+	// DialTLSContext. For any other transport, see TLSClientAuth.
+	Certificate *tls.Certificate
+
+	// GetCredentials, if set, is called before each attempt at a token request and returns the
+	// credentials to use, for example from [Files], a vault or a SPIFFE source. ClientSecret,
+	// PrivateKey, KeyID and Certificate must then be empty; SigningAlgorithm and AssertionAudience
+	// may be set.
+	//
+	// It is called about every 40 minutes for each service in use, so it may read a file or ask a
+	// vault each time. Its context ends with the attempt and carries no values.
+	//
+	// An attempt uses the last valid credentials, or fails if there are none, if GetCredentials
+	// fails, panics, returns credentials that Validate would refuse, or takes more than half of the
+	// attempt's time (at most five seconds).
+	//
+	// The result must not be modified afterwards. As long as the key is the same, return the same
+	// crypto.Signer: each new Signer, and the key of each new certificate, may occupy four more
+	// goroutines.
 	GetCredentials func(context.Context) (Credentials, error)
 
-	// TLSClientAuth says that the context's HTTP client presents the certificate itself. Set no
-	// other credentials with it. It is for transports that cannot be cloned for Certificate, such
-	// as an instrumented one. After replacing the certificate, call that client's
+	// TLSClientAuth says that the context's HTTP client presents the certificate itself. No other
+	// credentials may be set with it. It is for a transport that cannot be cloned for Certificate,
+	// for example because it is instrumented. After you replace that client's certificate, call its
 	// CloseIdleConnections.
 	TLSClientAuth bool
 
-	// Endpoint is the environment and region of the credentials. Required.
-	Endpoint Endpoint
-
-	// Resource is the service of the tokens. Empty: the default audience; in Client, the service
-	// named by each request's path.
-	Resource Resource
-
-	// Hosts lists further hosts, with or without a port, to which Client sends tokens over https.
-	// A request's host must be written as it is here, but for upper and lower case and ":443".
+	// Hosts lists additional hosts, with or without a port, to which Client sends tokens over https.
+	// A request's host must be spelled as it is here, except for letter case and ":443".
 	Hosts []string
 
 	// Scopes are the scopes to request. Mosaic does not document their effect on a token.
 	Scopes []string
 
-	// EndpointParams are further parameters of the token request. They may not set client_id,
-	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope: set
-	// the fields above instead.
+	// EndpointParams are additional parameters of the token request. They must not set client_id,
+	// client_secret, client_assertion, client_assertion_type, grant_type, resource or scope, because
+	// those come from the other fields.
 	EndpointParams url.Values
 
-	// Logger gets the records listed in the package documentation. Nil: none.
+	// Logger receives the records listed in the package documentation. If nil, nothing is logged.
 	Logger *slog.Logger
 }
 
-// Credentials authenticate a client: ClientSecret, PrivateKey or Certificate, or Certificate beside
-// one of the others. The fields are those of [Config]. Printed by fmt, logged by log/slog, or
-// encoded as JSON, YAML or text, they show neither secret nor key.
+// Credentials authenticate a client with a secret, a private key or a certificate, or with a
+// certificate together with one of the others. The fields have the meaning that they have in
+// [Config]. Credentials print, log and encode as a Config does, without secret and key.
 type Credentials struct {
 	ClientSecret     string
 	PrivateKey       crypto.Signer
-	KeyID            string // of PrivateKey; empty: its thumbprint
-	SigningAlgorithm string // empty: the Config's
+	KeyID            string // of PrivateKey; if empty, the key's thumbprint
+	SigningAlgorithm string // if empty, Config's SigningAlgorithm
 	Certificate      *tls.Certificate
 }
 
@@ -423,12 +472,15 @@ func (c *Config) get(ctx context.Context) (*identity.Credentials, error) {
 // Token requests one new token and does not cache it. Most users will use [Config.Client] or
 // [Config.TokenSource] instead.
 //
-// The HTTP client is ctx's under [oauth2.HTTPClient], or the default one. An attempt takes at most
-// ten seconds. Transport errors, 408, 429 and 5xx are retried: at most three attempts in 30
-// seconds, and one more if a wrong clock is corrected. A server certificate that does not verify is
-// not retried. A shorter Timeout of the HTTP client bounds an attempt and the whole request. The
-// request ends with ctx and carries its values. The token's Expiry is its exp claim, moved onto the
-// local clock if that is off.
+// The request is sent by the HTTP client in ctx (see [oauth2.HTTPClient]), or by the default client.
+// It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
+// claim, moved onto the local clock if that clock is wrong.
+//
+// After a transport error, 408, 421, 429 or 5xx the request is retried, in at most three attempts. A
+// further attempt is made if the date of an assertion had to be corrected. The request is not retried
+// if the server's certificate does not verify, or if a proxy is known to have refused it with 4xx. An
+// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client has a
+// shorter Timeout, that bounds each of the two.
 func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	w, err := c.wire(ctx)
 	if err != nil {
@@ -446,15 +498,15 @@ func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	return copyOf(tok), nil
 }
 
-// TokenSource returns a source of tokens for c.Resource. It caches the current token and renews it
-// ahead of its expiry. It composes with [oauth2.NewClient] and [oauth2.ReuseTokenSource].
+// TokenSource returns a source of tokens for c.Resource. The source caches the current token and
+// renews it before it expires. It composes with [oauth2.NewClient] and [oauth2.ReuseTokenSource].
 //
-// Only the HTTP client of ctx is used, under [oauth2.HTTPClient]: the end of ctx does not end the
-// source. That client's transport has to end a request with the request's context, as net/http's
-// does. If c is invalid, each call returns the error of [Config.Validate].
+// Only the HTTP client in ctx is used (see [oauth2.HTTPClient]); canceling ctx does not stop the
+// source. That client's transport must abort a request when the request's context is done, as
+// net/http's does. If c is invalid, each call returns the error of [Config.Validate].
 //
-// Send a token bound to a certificate only over a connection that presents the certificate in
-// Claims.Confirmation, or use [Config.Client], which does so.
+// A token that is bound to a certificate must be sent only over a connection that presents the
+// certificate whose thumbprint is in Claims.Confirmation. [Config.Client] does this.
 func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 	w, err := c.wire(ctx)
 	if err != nil {
@@ -463,8 +515,8 @@ func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 	return &TokenSource{source: w.source(w.conf.Resource)}
 }
 
-// A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is
-// safe for concurrent use. It needs no Close: an idle one makes no requests.
+// A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is safe
+// for concurrent use. It needs no Close, because it makes no requests while it is not used.
 type TokenSource struct {
 	source *refresh.Source // a pointer: fmt does not look behind it
 	err    error           // of an invalid Config; source is then nil
@@ -472,15 +524,18 @@ type TokenSource struct {
 
 var _ oauth2.TokenSource = (*TokenSource)(nil)
 
-// Token returns the current token, as the caller's own copy (only the values of Extra are shared).
-// It blocks only without a valid token, for at most 30 seconds. If it first waits for a renewal
-// begun in the old token's last seconds, and that fails, it blocks for at most 40.
+// Token returns the current token. The token is the caller's own copy, except that the values of
+// Extra are shared.
+//
+// Token blocks only if there is no valid token, for at most 30 seconds. It can block for up to 40
+// seconds if it first waits for a renewal that began in the old token's last seconds and fails.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }
 
-// TokenContext is Token, but its wait ends with ctx, with an error that wraps ctx's. The request
-// goes on for others. A valid token is returned even if ctx has ended.
+// TokenContext is like Token, but stops waiting when ctx is done and returns an error that wraps
+// ctx's error. The token request continues for other callers. A valid token is returned even if ctx
+// is done.
 func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	if s.source == nil {
 		return nil, cmp.Or(s.err, errors.New("mosaic: a TokenSource is made by Config.TokenSource"))
@@ -492,51 +547,58 @@ func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	return copyOf(tok), nil
 }
 
-// Invalidate drops t if it is the current token, for example after an API has refused it: the next
-// call of Token requests a new one. Concurrent calls for the same token cause one request. A nil t
-// is ignored.
+// Invalidate drops t if it is the current token, for example after an API has refused it. The next
+// call to Token then requests a new token. Concurrent calls for the same token cause only one
+// request. If t is nil, Invalidate does nothing.
 //
-// The cache of [oauth2.NewClient] and [oauth2.ReuseTokenSource] does not hear of it and goes on
-// with t. A client of [Config.Client] renews a refused token by itself.
+// The caches of [oauth2.NewClient] and [oauth2.ReuseTokenSource] are not told and keep returning t. A
+// client of [Config.Client] renews a refused token by itself.
 func (s *TokenSource) Invalidate(t *oauth2.Token) {
 	if t != nil && s.source != nil {
 		s.source.Invalidate(t.AccessToken)
 	}
 }
 
-// copyOf returns a copy: oauth2.ReuseTokenSource writes into the tokens it gets.
+// copyOf returns a copy, because oauth2.ReuseTokenSource writes into the tokens that it gets.
 func copyOf(tok *refresh.Token) *oauth2.Token {
 	t := tok.Token
 	return &t
 }
 
-// Client returns an HTTP client for all of Mosaic. Each request gets the token for Resource or,
-// without one, for the service named by the first segment of its path: /verify, /risk, /xdv;
-// anything else, the default audience.
+// Client returns an HTTP client for all of Mosaic's APIs. If Resource is set, every request gets the
+// token for it. Otherwise the first segment of the request's path chooses the service: /verify,
+// /risk or /xdv. All other paths get the token for the default audience. A request waits for a token
+// no longer than its own context allows.
 //
-// Only known origins get tokens: Endpoint's, an https Resource's, and Hosts. Only they, and an
-// HTTPS proxy requesting it, see Certificate. A request with an Authorization header is sent as it
-// is. The following requests are sent without a token, and the log has a warning:
-//   - to another origin
-//   - with a Host that is not its URL's
-//   - after a redirect by another origin, or of a request with its own Authorization header
+// Tokens are sent only to known origins: those of Endpoint, Hosts, and a Resource that is an https
+// URL. Certificate is presented only to them, and to an HTTPS proxy that requests it. A request that
+// has an Authorization header is sent unchanged. A request is sent without a token, and a warning is
+// logged, if
+//   - it goes to another origin
+//   - its Host differs from its URL's host
+//   - it follows a redirect that another origin issued
+//   - it follows a redirect of a request that had its own Authorization header
 //
-// The wait for a token ends with the request's context.
-//
-// If an API answers 401 to a token that is at least ten seconds old, the client renews the token, at
-// most once a minute. The request is then sent once more if all of the following hold:
-//   - the 401 says invalid_token, or net/http itself would repeat the request (GET,
+// If a request gets a 401 and its token is at least ten seconds old, the client renews the token, at
+// most once a minute. It then retries the request once, if all of the following hold:
+//   - the 401 says invalid_token, or net/http itself would retry the request (GET,
 //     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
-//   - its body can be rewound (GetBody)
+//   - the request's body can be rewound (GetBody)
 //   - the new token arrives within five seconds
 //
-// Otherwise the caller gets the 401, with its body unread. With HTTP/1.1 and a MaxConnsPerHost of 1,
-// the caller gets the 401 after five seconds, because the body occupies the connection until then.
+// Otherwise the caller gets the 401, with its body unread. If the transport's MaxConnsPerHost is 1,
+// over HTTP/1.1, that takes five seconds, because the 401 occupies the connection that the token
+// request needs.
 //
-// The client has the timeout, jar and redirect policy of ctx's client under [oauth2.HTTPClient],
-// and uses its transport, or with Certificate a clone of it. Nothing else of ctx is used. If c is
-// invalid, each request returns the error of [Config.Validate]. The client is safe for concurrent
-// use. Its Transport may be wrapped but not replaced. Change fields before the first use only.
+// If a request times out, or gets a 421, the next request to that host uses another connection. For
+// this, the idle connections of the HTTP client's transport are closed, at most once in five seconds.
+//
+// The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
+// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. Nothing else of ctx is
+// used. If c is invalid, every request returns the error of [Config.Validate].
+//
+// The client is safe for concurrent use. Change its fields only before its first use. Its Transport
+// may be wrapped, but must not be replaced, because only that Transport adds tokens.
 func (c *Config) Client(ctx context.Context) *http.Client {
 	w, err := c.wire(ctx)
 	if err != nil {
@@ -644,13 +706,13 @@ func (w *wired) log(resource Resource) *slog.Logger {
 // jwksTimeout bounds JWKS's call of GetCredentials.
 const jwksTimeout = 10 * time.Second
 
-// JWKS returns the public JWK Set (RFC 7517) of PrivateKey and Certificate, for Mosaic's Admin
-// Portal, and of next: further credentials that Mosaic is to accept, for a rotation. If
-// GetCredentials is set, JWKS calls it, with ten seconds.
+// JWKS returns the JWK Set (RFC 7517) to submit in Mosaic's Admin Portal. It has the public keys of
+// PrivateKey and Certificate, and those of next: further credentials that Mosaic is to accept, for a
+// rotation. If GetCredentials is set, JWKS calls it, and waits for at most ten seconds.
 //
-// A private key has the same kid as in its assertions. The key of a certificate comes with its
-// chain (x5c). Different keys with the same kid are an error, and so is a ClientSecret in next. The
-// set has no private member.
+// A private key has the same kid as in its assertions. The key of a certificate comes with the
+// certificate's chain (x5c). It is an error if different keys have the same kid, or if there is a
+// ClientSecret in next. The set has no private member.
 func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	current, err := c.check()
 	if err != nil {

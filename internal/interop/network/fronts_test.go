@@ -307,14 +307,14 @@ func TestTheErrorSaysThatAFrontRequiresOrRefusesACertificate(t *testing.T) {
 	onFronts(t, frontSettings{clientCA: ca}, func(t *testing.T, name string, settings frontSettings) {
 		srv := mosaictest.Start(t)
 		f := startFront(t, name, srv.Endpoint(), settings)
-		for what, cert := range map[string]*tls.Certificate{
-			"no certificate":              nil,
-			"a certificate of another CA": kit.Certificate(t, "client", kit.NewEC(t), otherCA),
+		for hint, cert := range map[string]*tls.Certificate{
+			"set Certificate": nil,
+			"the server may have refused the client certificate": kit.Certificate(t, "client", kit.NewEC(t), otherCA),
 		} {
 			conf := f.config(srv)
 			conf.Certificate = cert
-			if _, err := conf.Token(f.context(t)); !kit.IsLine(err) || !strings.Contains(err.Error(), "Certificate") {
-				t.Errorf("with %s got %v; want a hint that names Certificate", what, err)
+			if _, err := conf.Token(f.context(t)); !kit.IsLine(err) || !strings.Contains(err.Error(), hint) {
+				t.Errorf("got %v; want the hint %q", err, hint)
 			}
 		}
 	})

@@ -309,7 +309,7 @@ func TestTheErrorSaysThatAFrontRequiresOrRefusesACertificate(t *testing.T) {
 		f := startFront(t, name, srv.Endpoint(), settings)
 		for hint, cert := range map[string]*tls.Certificate{
 			"set Certificate": nil,
-			"the server may have refused the client certificate": kit.Certificate(t, "client", kit.NewEC(t), otherCA),
+			"the server may have refused Certificate": kit.Certificate(t, "client", kit.NewEC(t), otherCA),
 		} {
 			conf := f.config(srv)
 			conf.Certificate = cert

@@ -231,7 +231,7 @@ func TestNoCallFailsWhileAFrontReloads(t *testing.T) {
 	t.Parallel()
 	onFronts(t, frontSettings{}, func(t *testing.T, name string, settings frontSettings) {
 		srv := mosaictest.Start(t)
-		srv.SetLifetime(4 * time.Second)
+		srv.SetLifetime(9 * time.Second) // renewed within the test, with time for a request on a busy machine
 		f := startFront(t, name, srv.Endpoint(), settings)
 		api := f.config(srv).Client(f.context(t))
 		underLoad(t, func() error { return kit.Fetch(api, f.endpoint.URL("/cis/v1/users"), http.StatusOK) }, func() {
@@ -250,7 +250,7 @@ func TestNoCallFailsWhereAConnectionIsGoodForThreeRequests(t *testing.T) {
 		t.Run(fmt.Sprintf("HTTP/2: %t", http2), func(t *testing.T) {
 			t.Parallel()
 			srv := mosaictest.Start(t)
-			srv.SetLifetime(4 * time.Second)
+			srv.SetLifetime(9 * time.Second) // renewed within the test, with time for a request on a busy machine
 			f := startFront(t, "nginx", srv.Endpoint(), frontSettings{http2: http2, keepaliveRequests: 3})
 			api := f.config(srv).Client(f.context(t))
 			underLoad(t, func() error { return kit.Fetch(api, f.endpoint.URL("/cis/v1/users"), http.StatusOK) }, func() {

@@ -28,12 +28,13 @@ const (
 	warnEvery = time.Minute // between the warnings of one outage
 )
 
-// An outage is the requests that have failed in a row. If the last request succeeded, it is zero.
+// An outage describes the requests that have failed in a row. It is zero if the last request
+// succeeded.
 type outage struct {
 	failures int
 	dead     int           // of the failures, those without a good token
 	since    time.Time     // when the first failure ended
-	warned   time.Time     // when a failure was last logged
+	warned   time.Time     // when a failure was last logged; zero if none was
 	err      error         // of the last failure
 	pause    time.Duration // the last pause, before jitter and without a Retry-After
 	renewAt  time.Time     // until then, no renewal begins

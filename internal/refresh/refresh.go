@@ -289,7 +289,7 @@ func (s *Source) fail(r *request, err error, now time.Time) {
 			attrs = append(attrs, "retry_in", retry.Round(time.Millisecond))
 		}
 	}
-	if s.outage.failures == 1 || now.Sub(s.outage.warned) >= warnEvery {
+	if now.Sub(s.outage.warned) >= warnEvery {
 		s.outage.warned = now
 		s.log.Warn("mosaic: token request failed", attrs...)
 	}

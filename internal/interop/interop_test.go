@@ -55,8 +55,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A server is an authorization server with an API beside it. Its tokens live for three seconds, so
-// they are renewed after two, with a second to spare.
+// A server is an authorization server with an API beside it. Its tokens live for a few seconds, so
+// that a test sees several renewals.
 type server struct {
 	endpoint mosaic.Endpoint
 	http     *http.Transport          // trusts the server

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/mosaic"
 	"example.com/mosaic/internal/behaviour/kit"
@@ -16,7 +17,7 @@ import (
 func TestOIDCProvider(t *testing.T) {
 	t.Parallel()
 	ca := kit.Certificate(t, "clients' CA", kit.NewEC(t), nil)
-	p := provider.Start(t, ca)
+	p := provider.Start(t, ca, 6*time.Second)
 	s := &server{p.Endpoint, p.Transport, func(t testing.TB, c client) { p.Register(t, c) }}
 	rsa, ec := newRSA(t), kit.NewEC(t)
 	_, ed, err := ed25519.GenerateKey(rand.Reader)

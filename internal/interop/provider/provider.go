@@ -17,8 +17,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/mosaic"
 	"example.com/mosaic/internal/behaviour/kit"
@@ -33,9 +35,9 @@ type Provider struct {
 //go:embed package.json package-lock.json server.mjs
 var files embed.FS
 
-// Start starts a Provider that trusts client certificates of ca. It skips t if node or npm is
-// missing.
-func Start(t testing.TB, ca *tls.Certificate) *Provider {
+// Start starts a Provider that trusts client certificates of ca, and whose tokens live for lifetime.
+// It skips t if node or npm is missing.
+func Start(t testing.TB, ca *tls.Certificate, lifetime time.Duration) *Provider {
 	t.Helper()
 	for _, tool := range []string{"node", "npm"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -63,7 +65,7 @@ func Start(t testing.TB, ca *tls.Certificate) *Provider {
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
 
-	node := exec.Command("node", "server.mjs", ".")
+	node := exec.Command("node", "server.mjs", ".", strconv.Itoa(int(lifetime.Seconds())))
 	node.Dir = dir
 	node.Stderr = t.Output()
 	stdin, err := node.StdinPipe()

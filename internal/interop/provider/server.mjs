@@ -1,5 +1,6 @@
-// oidc-provider with an API beside it, at one address as Mosaic's are. The argument is a folder with
-// the server's key and certificate, and with the CA of clients. The end of standard input ends it.
+// oidc-provider with an API beside it, at one address as Mosaic's are. The arguments are a folder with
+// the server's key and certificate, and with the CA of clients, and the lifetime of tokens in seconds.
+// The end of standard input ends it.
 import { createHash, X509Certificate } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
@@ -53,7 +54,7 @@ const provider = new Provider(issuer, {
         scope: '',
         audience: resource,
         accessTokenFormat: 'jwt',
-        accessTokenTTL: 3,
+        accessTokenTTL: Number(process.argv[3]),
         jwt: { sign: { alg: 'RS256' } },
       }),
     },

@@ -4,7 +4,6 @@ package files
 
 import (
 	"bytes"
-	"cmp"
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,8 +26,7 @@ import (
 // add line ends.
 func Secret(path string) (string, error) {
 	return read("ClientSecret", path, func(data []byte) (string, error) {
-		var object map[string]json.RawMessage
-		if json.Unmarshal(data, &object) == nil && object != nil {
+		if json.Valid(data) && bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
 			return "", errors.New("this is a JSON object: extract the member with the secret, for example with jq -r .client_secret FILE >NEWFILE")
 		}
 		return string(bytes.TrimSpace(data)), nil
@@ -81,84 +78,66 @@ func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed
 	return parsed, fmt.Errorf("%s: %w", field, err)
 }
 
-// maxSize bounds a file, in bytes. A chain of certificates has a few KiB.
-const maxSize = 64 << 10
-
 // contents returns what a regular file holds. Reading another kind of file, such as a FIFO, may block
 // for ever.
 func contents(path string) ([]byte, error) {
 	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("not a regular file")
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxSize+1))
 	switch {
 	case err != nil:
 		return nil, err
-	case len(data) > maxSize:
+	case !info.Mode().IsRegular():
+		return nil, errors.New("not a regular file")
+	case info.Size() > 64<<10: // a chain of certificates has a few KiB
 		return nil, errors.New("more than 64 KiB")
-	case len(bytes.TrimSpace(bytes.TrimPrefix(data, bom))) == 0:
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if data, err = text(data); err == nil && len(bytes.TrimSpace(data)) == 0 {
 		return nil, errors.New("the file is empty, or holds only white space")
 	}
-	return unmarked(data)
+	return data, err
 }
 
-// bom is the byte order mark that Windows editors put in front of UTF-8.
-var bom = []byte("\ufeff")
-
-func unmarked(data []byte) ([]byte, error) {
+// text returns data without the byte order mark that Windows editors put in front of UTF-8.
+func text(data []byte) ([]byte, error) {
 	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
 		return nil, errors.New("this is text in UTF-16, as PowerShell writes it: convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE")
 	}
-	return bytes.TrimPrefix(data, bom), nil
+	return bytes.TrimPrefix(data, []byte("\ufeff")), nil
 }
-
-// errUnparsed is also the error for kinds of keys that crypto/x509 does not know, such as secp256k1
-// and Ed448.
-var errUnparsed = errors.New("the key cannot be parsed: openssl pkey -in FILE -noout -text_pub shows its kind (which must be RSA, P-256 or Ed25519), or that it is broken")
 
 // oidPSS is id-RSASSA-PSS, 1.2.840.113549.1.1.10, in DER.
 var oidPSS = []byte{0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a}
 
 // ParseKey returns the only private key in PEM data. Its errors show nothing of the data.
 func ParseKey(data []byte) (key crypto.Signer, err error) {
-	if data, err = unmarked(data); err != nil {
+	if data, err = text(data); err != nil {
 		return nil, err
 	}
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		var parsed any
 		switch {
+		case !strings.HasSuffix(block.Type, "PRIVATE KEY"): // such as EC PARAMETERS and CERTIFICATE
+			continue
 		case block.Type == "OPENSSH PRIVATE KEY":
 			return nil, errors.New("the key is in OpenSSH's own format: ssh-keygen -p -N '' -m PKCS8 -f COPY converts a copy of an RSA or ECDSA key, openssl genpkey -algorithm ed25519 makes another Ed25519 key")
 		case block.Type == "ENCRYPTED PRIVATE KEY", strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED"):
 			return nil, errors.New("the key is encrypted: decrypt it with openssl pkey -in FILE -out NEWFILE")
-		case block.Type == "PRIVATE KEY" && bytes.Contains(block.Bytes, oidPSS), block.Type == "RSA-PSS PRIVATE KEY":
+		case block.Type == "RSA-PSS PRIVATE KEY", bytes.Contains(block.Bytes, oidPSS):
 			return nil, errors.New("the key is restricted to RSA-PSS, which crypto/x509 does not read: make an unrestricted key with openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out NEWFILE")
-		case block.Type == "PRIVATE KEY":
-			parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 		case block.Type == "RSA PRIVATE KEY":
 			parsed, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 		case block.Type == "EC PRIVATE KEY":
 			parsed, err = x509.ParseECPrivateKey(block.Bytes)
-		case strings.HasSuffix(block.Type, "PRIVATE KEY"): // such as DSA
-			return nil, errUnparsed
-		default: // such as EC PARAMETERS and CERTIFICATE
-			continue
+		default:
+			parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
 		}
 		signer, ok := parsed.(crypto.Signer)
 		switch {
-		case err != nil:
-			return nil, errUnparsed
-		case !ok:
-			return nil, errors.New("this is an X25519 key, which cannot sign: make another key with openssl genpkey -algorithm ed25519 -out NEWFILE")
+		case err != nil, !ok: // X25519 cannot sign
+			return nil, errors.New("the key cannot be parsed: openssl pkey -in FILE -noout -text_pub shows its kind (which must be RSA, P-256 or Ed25519), or that it is broken")
 		case key != nil:
 			return nil, errors.New("there are two private keys: keep one, as printed by openssl pkey -in FILE")
 		}
@@ -175,58 +154,47 @@ const (
 	wantCert = "BEGIN CERTIFICATE-----"
 )
 
-// advice says how to make PEM with a private key, or with a certificate, from what people have in its
-// place. If there is no advice, what they need is in another file.
-var advice = map[string]struct{ key, cert string }{
-	"the base64 of PEM, as in a Kubernetes Secret": {"decode it with base64 -d FILE >NEWFILE", "decode it with base64 -d FILE >NEWFILE"},
-	"a JWK": {key: "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE"},
-	"broken PEM (are its line ends missing?)": {"openssl pkey -in FILE -noout -text_pub shows whether it is whole", "openssl x509 -in FILE -noout -text shows whether it is whole"},
-	"a certificate in DER":                    {cert: "convert it with openssl x509 -inform DER -in FILE -out NEWFILE"},
-	"PKCS #7 in DER":                          {cert: "convert it with openssl pkcs7 -inform DER -print_certs -in FILE -out NEWFILE"},
-	"PKCS #12":                                {"convert it with openssl pkcs12 -in FILE -nocerts -nodes -out NEWFILE", "convert it with openssl pkcs12 -in FILE -nokeys -out NEWFILE"},
-	"DER":                                     {key: "convert it with openssl pkey -inform DER -in FILE -out NEWFILE"},
-	`PEM of type "PKCS7"`:                     {cert: "convert it with openssl pkcs7 -print_certs -in FILE -out NEWFILE"},
-	`PEM of type "TRUSTED CERTIFICATE"`:       {cert: "convert it with openssl x509 -in FILE -out NEWFILE"},
-	`PEM of type "CERTIFICATE REQUEST"`:       {cert: "a CA makes the certificate from it; openssl x509 -req -in FILE -signkey KEYFILE -days 365 -out NEWFILE makes a self-signed certificate"},
-}
-
-// unfit returns the error for data without the wanted PEM block. It shows nothing of the data but
-// the type of another block.
+// unfit returns the error for data without the wanted PEM block. The error says what the data is, and
+// which command makes the block from it, but shows nothing of the data except the type of another block.
 func unfit(data []byte, want string) error {
-	is := kindOf(data, want)
-	if want == wantKey {
-		return fmt.Errorf("this is %s: %s", is, cmp.Or(advice[is].key, "the private key is in another file, which openssl genpkey or openssl req -keyout wrote"))
-	}
-	return fmt.Errorf("this is %s: %s", is, cmp.Or(advice[is].cert,
-		"the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"))
-}
-
-// kindOf says what data is, in the words of advice if there is advice for it.
-func kindOf(data []byte, want string) string {
-	var object map[string]json.RawMessage
+	is, key, cert := "not PEM", "the private key is in another file, which openssl genpkey or openssl req -keyout wrote",
+		"the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"
 	var der struct{ First asn1.RawValue }
 	_, notDER := asn1.Unmarshal(data, &der)
 	_, notCert := x509.ParseCertificate(data)
+	block, _ := pem.Decode(data)
 	switch {
 	case bytes.HasPrefix(bytes.TrimSpace(data), []byte("LS0tLS1CRUdJ")): // -----BEGI
-		return "the base64 of PEM, as in a Kubernetes Secret"
-	case json.Unmarshal(data, &object) == nil && (object["kty"] != nil || object["keys"] != nil):
-		return "a JWK"
+		is, key = "the base64 of PEM, as in a Kubernetes Secret", "decode it with base64 -d FILE >NEWFILE"
+		cert = key
+	case bytes.Contains(data, []byte(`"kty"`)):
+		is, key = "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE"
 	case bytes.Contains(data, []byte(want)):
-		return "broken PEM (are its line ends missing?)"
+		is, key = "broken PEM (are its line ends missing?)", "openssl pkey -in FILE -noout -text_pub shows whether it is whole"
+		cert = "openssl x509 -in FILE -noout -text shows whether it is whole"
 	case notCert == nil:
-		return "a certificate in DER"
+		is, cert = "a certificate in DER", "convert it with openssl x509 -inform DER -in FILE -out NEWFILE"
 	case notDER == nil && der.First.Tag == asn1.TagOID:
-		return "PKCS #7 in DER"
+		is, cert = "PKCS #7 in DER", "convert it with openssl pkcs7 -inform DER -print_certs -in FILE -out NEWFILE"
 	case notDER == nil && bytes.Equal(der.First.Bytes, []byte{3}): // the version
-		return "PKCS #12"
+		is, key = "PKCS #12", "convert it with openssl pkcs12 -in FILE -nocerts -nodes -out NEWFILE"
+		cert = "convert it with openssl pkcs12 -in FILE -nokeys -out NEWFILE"
 	case notDER == nil:
-		return "DER"
-	}
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
-		if !strings.HasSuffix(block.Type, "PARAMETERS") {
-			return fmt.Sprintf("PEM of type %.40q", strings.TrimPrefix(block.Type, "NEW ")) // of keytool's certificate requests
+		is, key = "DER", "convert it with openssl pkey -inform DER -in FILE -out NEWFILE"
+	case block != nil:
+		kind := strings.TrimPrefix(block.Type, "NEW ") // of keytool's certificate requests
+		is = fmt.Sprintf("PEM of type %.40q", kind)
+		switch kind {
+		case "PKCS7":
+			cert = "convert it with openssl pkcs7 -print_certs -in FILE -out NEWFILE"
+		case "TRUSTED CERTIFICATE":
+			cert = "convert it with openssl x509 -in FILE -out NEWFILE"
+		case "CERTIFICATE REQUEST":
+			cert = "a CA makes the certificate from it; openssl x509 -req -in FILE -signkey KEYFILE -days 365 -out NEWFILE makes a self-signed certificate"
 		}
 	}
-	return "not PEM"
+	if want == wantCert {
+		key = cert
+	}
+	return fmt.Errorf("this is %s: %s", is, key)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/fips140"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -99,7 +98,7 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 		{"a public key", public, `this is PEM of type "PUBLIC KEY"`, "openssl genpkey"},
 		{"a public RSA key by openssl 1", block("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(kit.RSA().Public().(*rsa.PublicKey))), `this is PEM of type "RSA PUBLIC KEY"`, "openssl genpkey"},
 		{"two keys", edPKCS8 + ecSEC1, "two private keys", "openssl pkey -in FILE"},
-		{"X25519", block("PRIVATE KEY", x25519), "cannot sign", "openssl genpkey -algorithm ed25519"},
+		{"X25519", block("PRIVATE KEY", x25519), "cannot be parsed", inspect},
 		{"DSA", block("DSA PRIVATE KEY", rsaPKCS1), "cannot be parsed", inspect},
 		{"Ed448", block("PRIVATE KEY", pkcs8(asn1.ObjectIdentifier{1, 3, 101, 113}, rsaPKCS1[:59])), "cannot be parsed", inspect},
 		{"broken", block("RSA PRIVATE KEY", rsaPKCS1[:len(rsaPKCS1)-1]), "cannot be parsed", inspect},
@@ -108,9 +107,6 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 		{"cut off", rsaPKCS8[:len(rsaPKCS8)/2], "broken PEM", inspect},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.name == "X25519" && fips140.Enabled() {
-				t.Skip("FIPS mode may refuse to parse it")
-			}
 			key, err := files.ParseKey([]byte(tt.text))
 			if err == nil || key != nil || !strings.Contains(err.Error(), tt.what) || !strings.Contains(err.Error(), tt.command) {
 				t.Fatalf("got a %T and error %v; want one that says %q and names %q", key, err, tt.what, tt.command)
@@ -164,7 +160,7 @@ func TestTheErrorForAnotherFormatNamesItAndTheCommandThatMakesTheRightFile(t *te
 		{"a key from the YAML of a Secret", base64.StdEncoding.EncodeToString([]byte(edPKCS8)), "the base64 of PEM, as in a Kubernetes Secret", base64PEM, base64PEM},
 		{"the same with white space", "\n  " + base64.StdEncoding.EncodeToString([]byte(certPEM))[:64] + "\n", "the base64 of PEM, as in a Kubernetes Secret", base64PEM, base64PEM},
 		{"a JWK", ` {"kty":"OKP","crv":"Ed25519","d":"bWluZQ"}`, "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE", otherCert},
-		{"a JWK Set", `{"keys":[]}`, "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE", otherCert},
+		{"a JWK Set", `{"keys":[{"kty":"RSA"}]}`, "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE", otherCert},
 		{"PKCS #12", pkcs12, "PKCS #12", "convert it with openssl pkcs12 -in FILE -nocerts -nodes -out NEWFILE", "convert it with openssl pkcs12 -in FILE -nokeys -out NEWFILE"},
 		{"PKCS #7", block("PKCS7", []byte(pkcs7)), `PEM of type "PKCS7"`, otherKey, "convert it with openssl pkcs7 -print_certs -in FILE -out NEWFILE"},
 		{"PKCS #7 in DER", pkcs7, "PKCS #7 in DER", otherKey, "convert it with openssl pkcs7 -inform DER -print_certs -in FILE -out NEWFILE"},
@@ -177,7 +173,6 @@ func TestTheErrorForAnotherFormatNamesItAndTheCommandThatMakesTheRightFile(t *te
 		{"a certificate", certPEM, `PEM of type "CERTIFICATE"`, otherKey, ""},
 		{"a key", rsaPKCS8, `PEM of type "PRIVATE KEY"`, "", otherCert},
 		{"a public key", public, `PEM of type "PUBLIC KEY"`, otherKey, otherCert},
-		{"a key and its parameters", block("EC PARAMETERS", nil) + ecSEC1, `PEM of type "EC PRIVATE KEY"`, "", otherCert},
 		{"a certificate on one line", strings.ReplaceAll(certPEM, "\n", " "), "broken PEM (are its line ends missing?)", "", "openssl x509 -in FILE -noout -text shows whether it is whole"},
 		{"text", "to do", "not PEM", otherKey, otherCert},
 		{"JSON", `{"tls.crt":""}`, "not PEM", otherKey, otherCert},

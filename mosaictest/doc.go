@@ -49,10 +49,11 @@
 //
 // # FIPS 140-3
 //
-// The server works in Go's FIPS 140-3 mode, but since Go 1.26 not always in a bubble. There, crypto/rand may
-// panic ("failed to obtain initial entropy"), because it measures the time that passes, and in a
-// bubble no time passes. A test that must run in this mode must not use a bubble. Skip the other
-// tests in this mode, as the file below does, or run them with GODEBUG=fips140=off.
+// The server works in Go's FIPS 140-3 mode, but since Go 1.26, a bubble may not. In this mode,
+// crypto/rand takes entropy from the time that its own steps take. In a bubble they take no time, so
+// crypto/rand may panic ("failed to obtain initial entropy"). Use a bubble only in tests that need
+// not run in this mode. Skip them in this mode, as the file below does, or run them with
+// GODEBUG=fips140=off.
 //
 // # A whole test file
 //

@@ -105,7 +105,7 @@ func NewServer() *Server {
 // comment.
 //
 // The test must close the server in the same bubble, after everything else (see [Server.Close]). It
-// must also close all response bodies. Otherwise synctest reports a deadlock when the test ends.
+// must also close all response bodies. Otherwise synctest panics when the test ends ("deadlock").
 //
 // The server's endpoint is https://example.com. The server is also reached by the subdomains of
 // example.com and by the names set with [Server.ServeAs]. It can be reached only with

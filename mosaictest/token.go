@@ -46,8 +46,8 @@ func (s *Server) BindTokens(on bool) { s.set(func() { s.binding = on }) }
 // signing key is deleted. API calls with these tokens get a 401. Later tokens have another kid, as has
 // the published signing key.
 //
-// The client of [mosaic.Config.Client] does not renew a token younger than ten seconds after a 401. A
-// test of that renewal must therefore wait at least ten seconds before it calls Revoke.
+// After a 401, the client of [mosaic.Config.Client] renews its token only if the token is at least ten
+// seconds old. A test of that renewal must therefore sleep before it calls the API again.
 func (s *Server) Revoke() { s.set(func() { s.kid = rand.Text() }) }
 
 // RevokeToken revokes t, but no other token. See [Server.Revoke].

@@ -46,8 +46,8 @@ func Example() {
 	fmt.Println(resp.Status)
 }
 
-// A test of code that calls Mosaic starts the stand-in, which takes Mosaic's place and shows what
-// has arrived.
+// A test of code that calls Mosaic starts a stand-in for Mosaic. The test can set the responses of the
+// APIs, and look at the requests that have arrived.
 func Example_testing() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -55,7 +55,7 @@ func Example_testing() {
 		fmt.Fprintf(w, `{"user_id":%q}`, r.PathValue("id"))
 	}))
 
-	conf := srv.Config()                          // of a client that is registered
+	conf := srv.Config()                          // for a client that the stand-in knows
 	ctx := srv.Context(context.Background())      // has the HTTP client that trusts srv
 	url := srv.Endpoint().URL("/cis/v1/users/17") // what the code under test would call
 	resp, err := conf.Client(ctx).Get(url)
@@ -74,8 +74,8 @@ func Example_testing() {
 	// 1 token request
 }
 
-// Code that must tell a refusal, which a person has to look at, from an outage, which passes, looks
-// for an oauth2.RetrieveError.
+// To find out why Mosaic has refused a token request, look for an oauth2.RetrieveError. With the code
+// invalid_client, for example, somebody must correct the credentials. An outage passes by itself.
 func Example_errors() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -93,8 +93,8 @@ func Example_errors() {
 	// Output: refused: invalid_client
 }
 
-// If code takes an oauth2.TokenSource, or uses oauth2.NewClient, only the literal of its Config
-// changes.
+// If your code already uses an oauth2.TokenSource, for example with oauth2.NewClient, you need to
+// change only the literal of its Config.
 func ExampleConfig_TokenSource() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -112,8 +112,8 @@ func ExampleConfig_TokenSource() {
 	// Output: 200 OK
 }
 
-// If you send tokens without Config.Client, report a refused token with Invalidate. If several
-// goroutines report the same token, there is still one token request.
+// If you send tokens without Config.Client, call Invalidate with a token that an API has refused. If
+// several goroutines do so with the same token, it is still replaced by a single token request.
 func ExampleTokenSource_Invalidate() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -173,7 +173,8 @@ func (k *cloudKey) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte
 	return k.sign(digest)
 }
 
-// If the key is in a KMS, an HSM or an agent, any crypto.Signer will do.
+// If the private key is in a KMS, an HSM or an agent, set PrivateKey to a crypto.Signer that has the
+// signatures made there.
 func ExampleConfig_kms() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -184,7 +185,7 @@ func ExampleConfig_kms() {
 	signatures := 0
 	key := &cloudKey{
 		public: inside.Public(),
-		sign: func(digest []byte) ([]byte, error) { // in production, a call of the KMS
+		sign: func(digest []byte) ([]byte, error) { // in production, a call to the KMS
 			signatures++
 			return ecdsa.SignASN1(rand.Reader, inside, digest)
 		},
@@ -263,8 +264,8 @@ func ExampleResource() {
 // label resource.
 type metric struct {
 	tokens, failures int
-	took, failing    time.Duration // of requests with a record, and of outages
-	counted          int           // failures since the last token
+	took, failing    time.Duration // the durations of logged requests, and of outages
+	counted          int           // how many failures since the last token are in failures
 }
 
 // A meter is a slog.Handler that counts the records of Config.Logger before it passes them on.
@@ -303,7 +304,7 @@ func (m meter) count(r slog.Record) {
 		m.metrics[attrs["resource"].String()] = one
 	}
 	one.took += attrs["took"].Duration()
-	if n, ok := attrs["failures"]; ok { // so far: not each has a record
+	if n, ok := attrs["failures"]; ok { // all failures so far, because not every failure has a record
 		one.failures += max(int(n.Int64())-one.counted, 0)
 		one.counted = int(n.Int64())
 	}
@@ -316,7 +317,7 @@ func (m meter) count(r slog.Record) {
 	}
 }
 
-// For metrics, a slog.Handler counts tokens, failures and their durations.
+// If you need metrics, set Logger to a logger whose slog.Handler counts the records.
 func ExampleConfig_metrics() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -361,8 +362,8 @@ func (v vaultClient) Read(_ context.Context, path string) (string, error) {
 	return secret, nil
 }
 
-// A secret in a vault is read before each token request, about every 40 minutes, so it needs no
-// cache.
+// If the secret is in a vault, let GetCredentials read it. GetCredentials is called about every 40
+// minutes for each service in use, so you need not cache the secret.
 func ExampleConfig_vault() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -398,8 +399,8 @@ type fixedSource struct{ *x509SVID }
 
 func (s fixedSource) GetX509SVID() (*x509SVID, error) { return s.x509SVID, nil }
 
-// A workload with a SPIFFE identity presents its SVID as the client's certificate. SPIFFE replaces
-// the SVID every hour or so, which needs no restart.
+// A workload with a SPIFFE identity presents its SVID as the client's certificate. When SPIFFE replaces
+// the SVID, every hour or so, the workload need not restart.
 func ExampleConfig_spiffe() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -457,8 +458,8 @@ func ExampleParsePrivateKey() {
 	// Output: <nil>
 }
 
-// Before a new key is used, submit a set with the current key and the new key in Mosaic's Admin
-// Portal.
+// To rotate a private key, first submit a JWK Set with both the current key and the new key in
+// Mosaic's Admin Portal. Only then replace the key.
 func ExampleConfig_JWKS_rotation() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -548,8 +549,8 @@ func ExampleFiles_certManager() {
 	// Output: <nil>
 }
 
-// If the transport is instrumented, it cannot be cloned for Certificate. The HTTP client then
-// presents the certificate itself.
+// If a transport is wrapped, for example by an instrumentation library, it cannot be cloned for
+// Certificate. Let the inner transport present the certificate, and set TLSClientAuth instead.
 func Example_tlsClientAuth() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -616,7 +617,7 @@ type tenants struct {
 	clients map[string]*http.Client
 }
 
-// client returns the client of a tenant, which the tenant's first call makes.
+// client returns the client of a tenant. It makes the client when it is first called for the tenant.
 func (t *tenants) client(ctx context.Context, id, secret string, endpoint mosaic.Endpoint) *http.Client {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -649,8 +650,8 @@ func Example_tenants() {
 	// Output: 2 token requests
 }
 
-// If a serverless function keeps its token elsewhere between runs, oauth2.ReuseTokenSource seeds
-// the source with that token.
+// If a serverless function stores its token between runs, oauth2.ReuseTokenSource uses the stored token
+// until it expires, and only then the source.
 func Example_serverless() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -681,8 +682,8 @@ func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string
 	return map[string]string{"authorization": "Bearer " + tok.AccessToken}, nil
 }
 
-// For gRPC, perRPC is a credentials.PerRPCCredentials of grpc-go. The wait for a token ends at the
-// call's deadline.
+// If you use gRPC, make a type like perRPC, which implements credentials.PerRPCCredentials of grpc-go.
+// A call then waits for a token no longer than until its own deadline.
 func Example_gRPC() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()

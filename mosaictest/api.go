@@ -14,20 +14,24 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// services are the APIs with a resource of their own, by the first segment of their paths.
+// services has the APIs that accept only tokens for their own resource. An API's key is the first
+// segment of its paths.
 var services = map[string]mosaic.Resource{
 	"verify": mosaic.IdentityVerification,
 	"risk":   mosaic.FraudPrevention,
 	"xdv":    mosaic.DataValidation,
 }
 
-// Handle sets the handler of the API paths matching pattern, in the syntax of [http.ServeMux]. It
-// replaces an earlier handler of the same pattern; nil removes it. To simulate an outage of an API,
-// set a [Fault], and then the former handler again. To simulate a slow API, sleep in the handler.
+// Handle sets the handler for API calls that match pattern, which has the syntax of [http.ServeMux].
+// It replaces an earlier handler with the same pattern. If h is nil, the earlier handler is removed.
+// Handle panics if the ServeMux refuses the pattern, or if h is a [Fault] with an invalid Status.
 //
-// The server checks the token and reads the whole body before it calls h. The request's context
-// ends with the client's connection or with [Server.Close]. h never gets a token request or a
-// request for the signing keys: see [Server.Fail].
+// To simulate an outage of an API, set a Fault, and set the handler again when the outage is to end.
+// To simulate a slow API, sleep in the handler.
+//
+// The server reads the whole body and checks the token before it calls h. The request's context is
+// canceled when the client's connection ends or the server is closed. Token requests and requests
+// for the signing keys never reach h. To fail token requests, see [Server.Fail].
 func (s *Server) Handle(pattern string, h http.Handler) {
 	if f, ok := h.(Fault); ok {
 		h = f.checked()
@@ -41,24 +45,24 @@ func (s *Server) Handle(pattern string, h http.Handler) {
 			apis.Handle(pattern, h)
 		}
 	}
-	s.handlers, s.apis = handlers, apis // unless the ServeMux has panicked
+	s.handlers, s.apis = handlers, apis // only now, because the ServeMux may panic
 }
 
 func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, body []byte) {
 	rec := s.record(&s.apiRequests, w, r, body, nil)
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	s.api(r).ServeHTTP(rec, r)
-	rec.note(http.StatusOK) // net/http's, for a handler that wrote nothing
+	rec.note(http.StatusOK) // what net/http sends if the handler has written nothing
 }
 
-// api returns the handler of an API call.
+// api returns the handler for an API call, which is a 401 if the token is not valid for it.
 func (s *Server) api(r *http.Request) http.Handler {
 	if r.URL.Path == "/cis/oidc/jwks" {
 		return s.keys()
 	}
 	claims, err := s.authorize(r)
 	if err != nil {
-		// RFC 6750 §3: no error code without a token. Mosaic documents the body only.
+		// RFC 6750 §3: if there is no token, there is no error code. Mosaic documents only the body.
 		challenge := `Bearer error="invalid_token"`
 		if errors.Is(err, errNoToken) {
 			challenge = `Bearer realm="mosaictest"`
@@ -82,7 +86,7 @@ func (s *Server) api(r *http.Request) http.Handler {
 	})
 }
 
-var errNoToken = errors.New("there is no bearer token")
+var errNoToken = errors.New("the request has no bearer token")
 
 // authorize returns the claims of the request's token if it is valid for the request's path.
 func (s *Server) authorize(r *http.Request) (jwt.MapClaims, error) {
@@ -99,17 +103,17 @@ func (s *Server) authorize(r *http.Request) (jwt.MapClaims, error) {
 			return nil, errors.New("the token is bound to a certificate that was not presented")
 		}
 	}
-	service, _, _ := strings.Cut(strings.TrimLeft(r.URL.EscapedPath(), "/"), "/") // an escaped slash ends no segment
+	service, _, _ := strings.Cut(strings.TrimLeft(r.URL.EscapedPath(), "/"), "/") // an escaped slash does not end a segment
 	service, _ = url.PathUnescape(service)
 	audiences, _ := claims.GetAudience()
 	if !slices.ContainsFunc(audiences, func(aud string) bool { return accepts(service, mosaic.Resource(aud)) }) {
-		return nil, errors.New("the token's audience is that of another service")
+		return nil, errors.New("the token is for another service")
 	}
 	return claims, nil
 }
 
-// accepts reports whether a service accepts tokens for audience. A service with a resource of its
-// own accepts only that, any other service everything except those.
+// accepts reports whether a service accepts tokens for audience. A service in services accepts only
+// its own resource. All other services accept any audience except the resources in services.
 func accepts(service string, audience mosaic.Resource) bool {
 	for name, own := range services {
 		if (service == name) != (audience == own) {

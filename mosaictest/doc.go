@@ -1,47 +1,58 @@
-// Package mosaictest simulates Transmit Security's Mosaic, its token endpoint and its APIs, for
-// tests of code that calls Mosaic.
+// Package mosaictest provides a stand-in for Transmit Security's Mosaic, for tests of code that
+// calls Mosaic. It serves both the token endpoint and the APIs.
 //
 //	srv := mosaictest.Start(t)
 //	client := srv.Config().Client(srv.Context(t.Context()))
 //	res, err := client.Get(srv.Endpoint().URL("/risk/v1/recommendation"))
 //
-// The server is as strict as Mosaic's documentation and the RFCs. It refuses a wrong secret, a
-// resource not configured for the application, an expired token, and another service's token. It
-// protects nothing: do not use it outside of tests.
+// The server is as strict as Mosaic's documentation and the RFCs. For example, it refuses a wrong
+// secret, a resource that is not configured for the application, an expired token, and a token for
+// another service. Use it only in tests, because it does not protect what it serves.
 //
-// # Servers
+// # Calling the server
 //
 // Most tests use [Start], which starts a server on the loopback interface and closes it when the
-// test ends. A test in a testing/synctest bubble uses [NewInMemory]. There, hours pass instantly, and
-// synctest.Wait waits for background renewals and log records.
+// test ends. Give the code under test the result of [Server.Config], and a context from
+// [Server.Context], which has the HTTP client that trusts the server.
 //
-// [Server.Config] and [Server.Context] connect package mosaic with the server. Code with a
-// hard-coded host needs [Server.ServeAs]; code that reads a CA file needs [Server.Certificate].
+// If the code under test has a hard-coded host, let the server answer for that host with
+// [Server.ServeAs]. If the code under test reads its CA certificates from a file, write
+// [Server.Certificate] to that file.
 //
-// # APIs
+// The paths /oidc/token and /cis/oidc/token are the token endpoint, and /cis/oidc/jwks has the
+// public signing keys. All other paths are APIs. An API call must have a valid token for the service
+// that its path begins with. The response is a JSON object with the request's method and path and
+// the token's audience, client_id, scope, jti and exp, unless the test has set a handler for the path
+// with [Server.Handle].
 //
-// The server has a token endpoint (/oidc/token and /cis/oidc/token) and signing keys
-// (/cis/oidc/jwks). Every other path is an API, and needs a valid token for its service. Its
-// response is a JSON object with the request's method and path and the token's audience, client_id,
-// scope, jti and exp. [Server.Handle] sets another response. [Server.TokenRequests] and
-// [Server.APIRequests] return the requests received.
+// [Server.TokenRequests] and [Server.APIRequests] return the requests that the server has received.
 //
-// # Faults
+// # Failures
 //
-// A [Fault] is a response chosen by the test. Use [Server.Fail] or [Server.FailNext] for the token
-// endpoint and [Server.Handle] for an API.
+// A [Fault] is a response that the test chooses, such as an error of Mosaic's or a broken
+// connection. A test can simulate
+//   - an outage of the token endpoint, with [Server.Fail], [Server.FailNext] and [Server.Heal]
+//   - an outage of an API, with [Server.Handle]
+//   - a slow token endpoint, with [Server.SetLatency]
+//   - a clock that is wrong, with [Server.SetSkew]
+//   - the rotation of a client secret, with [Server.AddSecret] and [Server.RevokeSecret]
+//   - the revocation of tokens, with [Server.Revoke] and [Server.RevokeToken]
+//   - a service that is not configured for the application, with [Server.RemoveResource]
+//   - other lifetimes and claims of tokens, with [Server.SetLifetime] and [Server.SetClaims]
+//   - a server that follows FAPI 2.0 Final, with [Server.AcceptIssuerOnly]
 //
-// These methods cause other failures: [Server.SetLatency], [Server.SetSkew], [Server.Revoke],
-// [Server.RevokeToken], [Server.RevokeSecret], [Server.RemoveResource], [Server.SetClaims] and
-// [Server.AcceptIssuerOnly]. A mistake in the test itself, such as an empty secret, causes a panic:
-// see [Server].
+// # Time
+//
+// In a testing/synctest bubble, hours pass instantly, so a test can wait until a token expires. Such
+// a test must use [NewInMemory] instead of Start. In the bubble, synctest.Wait also waits for
+// background renewals and log records.
 //
 // # FIPS 140-3
 //
-// The server works in Go's FIPS mode. But since Go 1.26, crypto/rand may panic in that mode if it is
-// called in a testing/synctest bubble ("failed to obtain initial entropy"), because it measures the
-// time that passes, and in a bubble no time passes. Use [Start] and no bubble for a test that must
-// run in FIPS mode. Skip all other tests there, as the file below does, or run them with
+// The server works in Go's FIPS 140-3 mode, but since Go 1.26, a bubble may not. In this mode,
+// crypto/rand takes entropy from the time that its own steps take. In a bubble they take no time, so
+// crypto/rand may panic ("failed to obtain initial entropy"). Use a bubble only in tests that need
+// not run in this mode. Skip them in this mode, as the file below does, or run them with
 // GODEBUG=fips140=off.
 //
 // # A whole test file
@@ -62,7 +73,7 @@
 //		"example.com/mosaic/mosaictest"
 //	)
 //
-//	// recommend is the code under test. Without a recommendation it says CHALLENGE.
+//	// recommend is the code under test. It returns CHALLENGE if it gets no recommendation.
 //	func recommend(client *http.Client, base mosaic.Endpoint) string {
 //		res, err := client.Get(base.URL("/risk/v1/recommendation"))
 //		if err != nil {
@@ -76,12 +87,12 @@
 //		return string(body)
 //	}
 //
-//	// allow stands in for Fraud Prevention.
+//	// allow takes the place of Fraud Prevention.
 //	var allow = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 //		io.WriteString(w, "ALLOW")
 //	})
 //
-//	// withMosaic runs a test in a bubble: an hour takes no time.
+//	// withMosaic runs a test in a bubble, where an hour takes no time.
 //	func withMosaic(t *testing.T, test func(t *testing.T, srv *mosaictest.Server)) {
 //		if fips140.Enabled() {
 //			t.Skip("in FIPS mode crypto/rand panics in a bubble")
@@ -116,12 +127,12 @@
 //			client := srv.Config().Client(srv.Context(t.Context()))
 //			client.Timeout = 5 * time.Second
 //
-//			srv.Fail(mosaictest.Fault{Status: http.StatusServiceUnavailable}) // no tokens
+//			srv.Fail(mosaictest.Fault{Status: http.StatusServiceUnavailable}) // the token endpoint is down
 //			want(t, client, srv, "CHALLENGE")
 //			srv.Heal()
 //			want(t, client, srv, "ALLOW")
 //
-//			srv.Handle("/risk/", mosaictest.Fault{Hang: true}) // no Fraud Prevention
+//			srv.Handle("/risk/", mosaictest.Fault{Hang: true}) // Fraud Prevention is down
 //			want(t, client, srv, "CHALLENGE")
 //			srv.Handle("/risk/", allow)
 //			want(t, client, srv, "ALLOW")
@@ -149,7 +160,7 @@
 //			} {
 //				step()
 //				want(t, client, srv, "ALLOW")
-//				time.Sleep(2 * time.Hour) // the token expires
+//				time.Sleep(2 * time.Hour) // until the token has expired
 //			}
 //		})
 //	}
@@ -158,7 +169,7 @@
 //		withMosaic(t, func(t *testing.T, srv *mosaictest.Server) {
 //			client := srv.Config().Client(srv.Context(t.Context()))
 //			want(t, client, srv, "ALLOW")
-//			time.Sleep(time.Minute) // a token younger than ten seconds is not renewed
+//			time.Sleep(time.Minute) // Client does not renew a token younger than ten seconds
 //			srv.Revoke()
 //			want(t, client, srv, "ALLOW") // with a new token
 //		})

@@ -22,7 +22,8 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// Code that calls Mosaic calls the stand-in instead.
+// Give the code under test a Config and a context from the server. This code then gets its tokens from
+// the server, and calls the server's APIs.
 func Example() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -39,7 +40,8 @@ func Example() {
 	// Output: 200 https://risk.identity.security
 }
 
-// In a test, Start also closes the server.
+// Most tests call Start, which also closes the server. Here the first token request fails, and the
+// client tries it again.
 func ExampleStart() {
 	_ = func(t *testing.T) {
 		srv := mosaictest.Start(t)
@@ -53,7 +55,7 @@ func ExampleStart() {
 	}
 }
 
-// Handle mounts the API that the code under test calls.
+// If the code under test reads the response of an API, set a handler that sends such a response.
 func ExampleServer_Handle() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -71,7 +73,7 @@ func ExampleServer_Handle() {
 	// Output: {"user_id":"17"}
 }
 
-// A Fault is the outage of an API while it is mounted.
+// To simulate the outage of an API, set a Fault as its handler, and later the former handler again.
 func ExampleFault() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -82,7 +84,7 @@ func ExampleFault() {
 		works,
 		mosaictest.Fault{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}}, Body: "too many"},
 		mosaictest.MessageError(http.StatusForbidden, "a role is missing"),
-		mosaictest.Fault{}, // the connection breaks
+		mosaictest.Fault{}, // breaks the connection
 		works,
 	} {
 		srv.Handle("GET /cis/v1/users", answer)
@@ -103,7 +105,7 @@ func ExampleFault() {
 	// 200 []
 }
 
-// Fail is the outage of the token endpoint, Heal its end.
+// To simulate an outage of the token endpoint, call Fail, and call Heal when the outage is to end.
 func ExampleServer_Fail() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -121,7 +123,7 @@ func ExampleServer_Fail() {
 	// false
 }
 
-// The token endpoint refuses one request, with a code of the test's choice.
+// OAuthError makes the token endpoint refuse a request with an error code that the test chooses.
 func ExampleOAuthError() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -135,7 +137,7 @@ func ExampleOAuthError() {
 	// Output: unauthorized_client - the application is disabled
 }
 
-// The token endpoint refuses one request as Mosaic's services do.
+// MessageError makes the token endpoint refuse a request with the JSON object that Mosaic's APIs use.
 func ExampleMessageError() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -149,7 +151,8 @@ func ExampleMessageError() {
 	// Output: {"message":"client_id is required"}
 }
 
-// A secret is rotated while the process runs: it is in a file.
+// This example rotates a client secret in four steps while the program runs. The program reads the
+// secret from a file, so it gets a token after each step.
 func ExampleServer_AddSecret() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -180,7 +183,7 @@ func ExampleServer_AddSecret() {
 	// Output: 4 tokens
 }
 
-// A secret is revoked too early.
+// If a secret is revoked before the code under test has the new secret, its token requests are refused.
 func ExampleServer_RevokeSecret() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -196,7 +199,7 @@ func ExampleServer_RevokeSecret() {
 	// Output: invalid_client
 }
 
-// Two tenants, each with a client of its own.
+// If the code under test serves several tenants, register a client for each tenant.
 func ExampleServer_RegisterSecret() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -215,7 +218,7 @@ func ExampleServer_RegisterSecret() {
 	// globex <nil>
 }
 
-// A client that signs assertions (private_key_jwt).
+// If the client authenticates with a private key (private_key_jwt), register its JWK Set.
 func ExampleServer_RegisterKey() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -235,7 +238,8 @@ func ExampleServer_RegisterKey() {
 	// Output: <nil>
 }
 
-// A server that follows FAPI 2.0 Final: the audience of an assertion must be the issuer.
+// A server that follows FAPI 2.0 Final refuses an assertion unless its audience is the issuer. The
+// client must therefore set AssertionAudience.
 func ExampleServer_AcceptIssuerOnly() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -260,7 +264,8 @@ func ExampleServer_AcceptIssuerOnly() {
 	// true
 }
 
-// A client with a self-signed certificate, and tokens that are bound to it.
+// If the client authenticates with a self-signed certificate, register the certificate. Here, the
+// tokens are also bound to the certificate.
 func ExampleServer_RegisterCertificate() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -280,7 +285,8 @@ func ExampleServer_RegisterCertificate() {
 	res.Body.Close()
 }
 
-// A client with a certificate of the company's own CA.
+// If the client authenticates with a certificate that a CA has issued, register the CA and the
+// certificate's subject.
 func ExampleServer_RegisterCA() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -293,7 +299,7 @@ func ExampleServer_RegisterCA() {
 	srv.RegisterCA("acme", roots, "CN=acme")
 }
 
-// A service that was not configured for the application.
+// If a service is not configured for the application in Mosaic, token requests for it are refused.
 func ExampleServer_RemoveResource() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -308,7 +314,7 @@ func ExampleServer_RemoveResource() {
 	// Output: invalid_target
 }
 
-// Code that reads its permissions.
+// If the code under test reads the claims of its token, set the claims that the test needs.
 func ExampleServer_SetClaims() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -328,7 +334,7 @@ func ExampleServer_SetClaims() {
 	// Output: [read:user write:user]
 }
 
-// One token is refused before its expiry.
+// If a token is revoked before it expires, API calls with it are refused.
 func ExampleServer_RevokeToken() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -349,7 +355,8 @@ func ExampleServer_RevokeToken() {
 	// Output: 401 Unauthorized
 }
 
-// Code with a hard-coded region reaches the stand-in.
+// If the code under test has a hard-coded region, ServeAs makes the server answer for that region's
+// host.
 func ExampleServer_ServeAs() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -367,7 +374,8 @@ func ExampleServer_ServeAs() {
 	// Output: 200 OK api.eu.transmitsecurity.io
 }
 
-// Another process trusts the server through a file (SSL_CERT_FILE).
+// If the code under test runs in another process, write the server's CA certificate to a file. On
+// Linux, for example, a Go program trusts the certificates in the file that SSL_CERT_FILE names.
 func ExampleServer_Certificate() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -377,7 +385,7 @@ func ExampleServer_Certificate() {
 	}
 }
 
-// Requests of the preparation do not count.
+// If a test counts requests, ForgetRequests leaves out those that were sent before the test proper.
 func ExampleServer_ForgetRequests() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()

@@ -10,28 +10,32 @@ import (
 	"time"
 )
 
-// A Fault is an answer chosen by the test. [Server.Fail] and [Server.FailNext] answer token
-// requests with it, and never API calls. The requests are not checked: no client assertion is used
-// up. [Server.Handle] answers API calls with it, after the check of the token.
+// A Fault is a response that the test chooses, such as an error, a broken connection or no response
+// at all. It is copied when it is set, so a later change has no effect.
 //
-// The zero Fault breaks the connection off without an answer.
+// [Server.Fail] and [Server.FailNext] use a Fault for token requests. The server then does not check
+// the request, so a client assertion in it can still be used. [Server.Handle] uses a Fault for API
+// calls that have a valid token.
+//
+// The zero Fault breaks the connection without a response.
 type Fault struct {
-	// Status is the status code of the answer, from 200 to 999. Zero: no answer.
+	// Status is the status code of the response, from 200 to 999. If it is zero, the connection is
+	// broken without a response.
 	Status int
 
-	// Header and Body are sent as they are, without a guessed Content-Type. The server adds a Date,
-	// unless Header has one; a nil Date sends none. With a Content-Length greater than the length
-	// of Body the answer breaks off.
+	// Header and Body are sent as they are. No Content-Type is added, and a Date only if Header has
+	// no Date. To send no Date, set Header["Date"] to nil. If Header has a Content-Length greater
+	// than the length of Body, the connection breaks after Body.
 	Header http.Header
 	Body   string
 
-	// Hang gives no answer until the client gives up or the server is closed. It overrides the
-	// other fields.
+	// Hang makes the server send nothing until the client gives up or the server is closed. The
+	// other fields are then ignored.
 	Hang bool
 }
 
-// OAuthError returns an error of the token endpoint, with a code such as "invalid_client" (RFC 6749
-// §5.2). An empty description is left out.
+// OAuthError returns an error response of the token endpoint (RFC 6749 §5.2). The code is, for
+// example, "invalid_client". If description is empty, the response has no error_description.
 func OAuthError(status int, code, description string) Fault {
 	body := map[string]any{"error": code}
 	if description != "" {
@@ -40,14 +44,14 @@ func OAuthError(status int, code, description string) Fault {
 	return tokenReply(status, body)
 }
 
-// MessageError returns an error of Mosaic's services: a JSON object with message and error_code,
-// the status. Mosaic's documentation shows it for the token endpoint, too. The message is a string
-// on some of its pages, and an array of strings on others.
+// MessageError returns an error response of Mosaic's APIs, which is a JSON object with the members
+// message and error_code (the status). Mosaic documents the same object for the token endpoint. The
+// message is a string on some pages of the documentation and an array of strings on others.
 func MessageError[M string | []string](status int, message M) Fault {
 	return jsonReply(status, map[string]any{"message": message, "error_code": status})
 }
 
-// tokenReply returns an answer of the token endpoint.
+// tokenReply returns a response of the token endpoint.
 func tokenReply(status int, body map[string]any) Fault {
 	reply := jsonReply(status, body)
 	reply.Header.Set("Cache-Control", "no-store") // RFC 6749 §5.1
@@ -58,7 +62,7 @@ func jsonReply(status int, body any) Fault {
 	return Fault{Status: status, Header: http.Header{"Content-Type": {"application/json"}}, Body: string(must(json.Marshal(body)))}
 }
 
-// ServeHTTP answers r with f.
+// ServeHTTP responds to r with f. It panics with [http.ErrAbortHandler] if there is no response.
 func (f Fault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f = f.checked()
 	if f.Hang {
@@ -67,38 +71,41 @@ func (f Fault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f.Hang || f.Status == 0 {
 		panic(http.ErrAbortHandler)
 	}
-	w.Header()["Content-Type"] = nil // net/http guesses none
+	w.Header()["Content-Type"] = nil // so that net/http does not guess it
 	maps.Copy(w.Header(), f.Header)
 	w.WriteHeader(f.Status)
 	w.Write([]byte(f.Body))
 }
 
-// checked returns a copy of f.
+// checked returns a copy of f, or panics if its Status is invalid.
 func (f Fault) checked() Fault {
 	if f.Status != 0 && (f.Status < 200 || f.Status > 999) {
-		panic(fmt.Sprintf("mosaictest: Fault: no answer has status %d", f.Status))
+		panic(fmt.Sprintf("mosaictest: Fault: Status %d is neither zero nor from 200 to 999", f.Status))
 	}
 	f.Header = f.Header.Clone()
 	return f
 }
 
-// Fail answers all token requests with f until [Server.Heal]. For APIs see [Server.Handle].
+// Fail makes all token requests fail with f until [Server.Heal] is called. To make API calls fail,
+// see [Server.Handle]. Fail panics if f has an invalid Status.
 func (s *Server) Fail(f Fault) {
 	f = f.checked()
 	s.set(func() { s.fault = f })
 }
 
-// FailNext answers the next n token requests with f. Faults of earlier FailNext calls come first,
-// the one of [Server.Fail] last.
+// FailNext makes the next n token requests fail with f, after the Faults of earlier calls to FailNext
+// and before that of [Server.Fail]. If n is zero or less, FailNext does nothing. FailNext panics if f
+// has an invalid Status.
 func (s *Server) FailNext(n int, f Fault) {
 	f = f.checked()
 	s.set(func() { s.faults = append(s.faults, slices.Repeat([]http.Handler{f}, max(n, 0))...) })
 }
 
-// Heal removes all faults of the token endpoint. Hanging requests go on hanging.
+// Heal removes all Faults set by [Server.Fail] and [Server.FailNext]. Requests that already hang keep
+// hanging.
 func (s *Server) Heal() { s.set(func() { s.fault, s.faults = nil, nil }) }
 
-// nextFault returns the fault of the next token request, or nil.
+// nextFault returns the Fault for the next token request, or nil.
 func (s *Server) nextFault() http.Handler {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,14 +117,16 @@ func (s *Server) nextFault() http.Handler {
 	return next
 }
 
-// SetLatency delays the answers to token requests, including faults. The endpoint waits for before,
-// makes the token and the Date, and waits for after. The default is zero for both. API calls are
-// not delayed. If the client gives up or the server is closed during a wait, there is no answer.
+// SetLatency delays the responses to token requests, including Faults. The server waits for before,
+// makes the token and the Date header, and then waits for after. Both are zero by default. If the
+// client gives up or the server is closed during a wait, there is no response.
+//
+// API calls are not delayed. To delay them, see [Server.Handle].
 func (s *Server) SetLatency(before, after time.Duration) {
 	s.set(func() { s.before, s.after = before, after })
 }
 
-// wait blocks for d. If ctx, the request's, ends first, there is no answer.
+// wait blocks for d. If ctx is done before that, wait ends the request without a response.
 func wait(ctx context.Context, d time.Duration) {
 	timer, cancel := context.WithTimeout(ctx, d)
 	defer cancel()

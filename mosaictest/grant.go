@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	defaultAudience = "userid-api"            // of a token without a resource
-	defaultScope    = "openid offline_access" // of the decoded token in Mosaic's documentation
+	defaultAudience = "userid-api"            // the aud of a token that was requested without a resource
+	defaultScope    = "openid offline_access" // as in the decoded token in Mosaic's documentation
 )
 
-// AddResource configures a resource for the application: one of the customer's own, or one of
-// Mosaic's three services after [Server.RemoveResource]. Tokens for a resource of the customer's
-// own are valid on all paths except /verify, /risk and /xdv.
+// AddResource configures a resource for the application, so that clients can request tokens for it. By
+// default, the resources of Mosaic's three services are configured (see [mosaic.Resource]), and no
+// others. Tokens for any other resource are valid on all paths except /verify, /risk and /xdv.
 func (s *Server) AddResource(r mosaic.Resource) { s.set(func() { s.resources[r] = true }) }
 
-// RemoveResource removes a resource of the application. Token requests for it are refused with
-// invalid_target; tokens already issued for it remain valid. At first the resources of Mosaic's
-// three services are configured, and no other.
+// RemoveResource undoes the configuration of a resource, which may be one of the resources of Mosaic's
+// services. Token requests for r are then refused with the code invalid_target. Tokens that have been
+// issued for r remain valid.
 func (s *Server) RemoveResource(r mosaic.Resource) { s.set(func() { delete(s.resources, r) }) }
 
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte) {
@@ -42,7 +42,7 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte)
 	answer.ServeHTTP(rec, r)
 }
 
-// parseForm returns nil if the body is no form.
+// parseForm returns nil if the body is not a valid form.
 func parseForm(header http.Header, body []byte) url.Values {
 	mediaType, _, typeErr := mime.ParseMediaType(header.Get("Content-Type"))
 	form, err := url.ParseQuery(string(body))
@@ -52,7 +52,7 @@ func parseForm(header http.Header, body []byte) url.Values {
 	return form
 }
 
-// grant answers a token request.
+// grant returns the response to a token request.
 func (s *Server) grant(r *http.Request, form url.Values, now time.Time) Fault {
 	invalid := func(description string) Fault {
 		return OAuthError(http.StatusBadRequest, "invalid_request", description)
@@ -63,13 +63,13 @@ func (s *Server) grant(r *http.Request, form url.Values, now time.Time) Fault {
 		refusal.Header.Set("Allow", http.MethodPost)
 		return refusal
 	case form == nil:
-		return invalid("the body is not of the type application/x-www-form-urlencoded")
+		return invalid("the body is not a form of the type application/x-www-form-urlencoded")
 	case form.Get("client_secret") != "" && form.Get("client_assertion") != "":
-		return invalid("there are both a secret and an assertion") // RFC 6749 §2.3
+		return invalid("the form has both a client_secret and a client_assertion") // RFC 6749 §2.3
 	}
 	for name, values := range form {
-		if len(values) > 1 { // RFC 6749 §3.2; RFC 8707 would allow several resources, Mosaic documents one
-			return invalid(fmt.Sprintf("parameter %s is there more than once", name))
+		if len(values) > 1 { // RFC 6749 §3.2; RFC 8707 allows several resources, but Mosaic documents a single resource
+			return invalid(fmt.Sprintf("the form has the parameter %s more than once", name))
 		}
 	}
 	if err := s.authenticate(r, form, now); err != nil {
@@ -78,13 +78,13 @@ func (s *Server) grant(r *http.Request, form url.Values, now time.Time) Fault {
 	switch form.Get("grant_type") {
 	case "client_credentials":
 	case "":
-		return invalid("there is no grant_type")
+		return invalid("the form has no grant_type")
 	default:
-		return OAuthError(http.StatusBadRequest, "unsupported_grant_type", "the grant type is not client_credentials")
+		return OAuthError(http.StatusBadRequest, "unsupported_grant_type", "the grant_type is not client_credentials")
 	}
 	resource := form.Get("resource")
 	if resource != "" && !s.configured(mosaic.Resource(resource)) {
-		return OAuthError(http.StatusBadRequest, "invalid_target", "the resource is not configured") // RFC 8707 §2
+		return OAuthError(http.StatusBadRequest, "invalid_target", "the resource is not configured for the application") // RFC 8707 §2
 	}
 	audience, scope := cmp.Or(resource, defaultAudience), cmp.Or(form.Get("scope"), defaultScope)
 	return tokenReply(http.StatusOK, s.mint(form.Get("client_id"), audience, scope, presented(r), now))

@@ -26,7 +26,7 @@ type jwk struct {
 	Crv string `json:"crv,omitempty"`
 	X   string `json:"x,omitempty"`
 	Y   string `json:"y,omitempty"`
-	D   string `json:"d,omitempty"` // of a private key: refused
+	D   string `json:"d,omitempty"` // only a private key has it, which is refused
 
 	X5C []string `json:"x5c,omitempty"`
 }
@@ -36,7 +36,7 @@ type clientKey struct {
 	public crypto.PublicKey
 }
 
-// parseKeys returns the keys of a JWK Set by kid.
+// parseKeys returns the keys in a JWK Set by kid. It skips the keys of certificates.
 func parseKeys(jwks []byte) (map[string]clientKey, error) {
 	var set struct {
 		Keys []jwk `json:"keys"`
@@ -55,22 +55,22 @@ func parseKeys(jwks []byte) (map[string]clientKey, error) {
 		}
 		key := clientKey{k.Alg, public}
 		if other, twice := keys[k.Kid]; twice && !reflect.DeepEqual(other, key) || k.Kid == "" {
-			return nil, fmt.Errorf("JWK Set: key %d: kid %q is empty or another key's", i, k.Kid)
+			return nil, fmt.Errorf("JWK Set: key %d: kid %q is empty or belongs to another key", i, k.Kid)
 		}
 		keys[k.Kid] = key
 	}
 	if len(keys) == 0 {
-		return nil, errors.New("JWK Set: no keys")
+		return nil, errors.New("JWK Set: there are no keys to sign with")
 	}
 	return keys, nil
 }
 
 func (k jwk) public() (crypto.PublicKey, error) {
 	if k.D != "" {
-		return nil, errors.New("is a private key")
+		return nil, errors.New("it is a private key")
 	}
 	if k.Use != "" && k.Use != "sig" {
-		return nil, fmt.Errorf("use %q is not sig", k.Use)
+		return nil, fmt.Errorf("use is %q, not \"sig\"", k.Use)
 	}
 	var err error
 	field := func(s string) []byte {

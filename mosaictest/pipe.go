@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// A pipeListener connects dialers and a server without a socket.
+// A pipeListener connects clients to a server without a socket.
 type pipeListener struct {
 	addr   pipeAddr
 	conns  chan net.Conn
@@ -23,10 +23,10 @@ func newPipeListener(addr string) *pipeListener {
 	return &pipeListener{addr: pipeAddr(addr), conns: make(chan net.Conn), closed: make(chan struct{})}
 }
 
-// dial is an http.Transport's DialContext.
+// dial is the DialContext of an http.Transport.
 func (l *pipeListener) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if addr != string(l.addr) && !strings.HasSuffix(addr, "."+string(l.addr)) {
-		return nil, fmt.Errorf("mosaictest: an in-memory server's client reaches %s and its subdomains only, not %s: see Server.ServeAs", l.addr, addr)
+		return nil, fmt.Errorf("mosaictest: the client of an in-memory server cannot reach %s, only %s, its subdomains and the names set by Server.ServeAs", addr, l.addr)
 	}
 	client, server := pipe(l.addr)
 	select {
@@ -60,10 +60,12 @@ type pipeAddr string
 func (pipeAddr) Network() string  { return "pipe" }
 func (a pipeAddr) String() string { return string(a) }
 
-// pipe is net.Pipe with a buffer: a write never waits for its reader. With net.Pipe, closing a TLS
-// connection waits up to five seconds for a client that has stopped reading, with a response body
-// left open. httptest closes with a lock held, others wait for this lock, and a wait for a lock
-// stops a bubble's clock: the five seconds never pass.
+// pipe is like net.Pipe, but has a buffer, so a write never waits for the reader.
+//
+// With net.Pipe, a bubble can hang. If a client has left a response body open, closing the server's
+// TLS connection waits up to five seconds for the client to read. httptest.Server holds a lock while
+// it closes the connection. If another goroutine waits for that lock, the bubble's clock stops, and
+// the five seconds never pass.
 func pipe(addr pipeAddr) (client, server *pipeConn) {
 	changed := sync.NewCond(new(sync.Mutex))
 	client = &pipeConn{addr: addr, changed: changed}
@@ -76,9 +78,9 @@ type pipeConn struct {
 	addr pipeAddr
 	peer *pipeConn
 
-	changed  *sync.Cond // of both ends; its lock guards the following
-	received []byte     // and not yet read
-	deadline time.Time  // of reads; zero: none
+	changed  *sync.Cond // shared by both ends; its lock guards the fields below
+	received []byte     // but not yet read
+	deadline time.Time  // for reads; if zero, there is none
 	closed   bool
 }
 
@@ -124,7 +126,7 @@ func (c *pipeConn) Close() error {
 func (c *pipeConn) LocalAddr() net.Addr                { return c.addr }
 func (c *pipeConn) RemoteAddr() net.Addr               { return c.addr }
 func (c *pipeConn) SetDeadline(t time.Time) error      { return c.SetReadDeadline(t) }
-func (c *pipeConn) SetWriteDeadline(t time.Time) error { return nil } // a write does not wait
+func (c *pipeConn) SetWriteDeadline(t time.Time) error { return nil } // a write never waits
 
 func (c *pipeConn) SetReadDeadline(t time.Time) error {
 	c.changed.L.Lock()
@@ -132,7 +134,7 @@ func (c *pipeConn) SetReadDeadline(t time.Time) error {
 	c.deadline = t
 	if d := time.Until(t); d > 0 {
 		time.AfterFunc(d, func() {
-			c.changed.L.Lock() // or a reader about to wait would miss it
+			c.changed.L.Lock() // otherwise a reader that is about to wait would miss the Broadcast
 			defer c.changed.L.Unlock()
 			c.changed.Broadcast()
 		})

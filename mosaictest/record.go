@@ -7,30 +7,32 @@ import (
 	"time"
 )
 
-// A Request is a request received by the server, including its credentials. Header, Body, Form and
-// Certificate are shared with the server: do not modify them.
+// A Request is a request that the server has received. It contains the client's credentials, so take
+// care when you log it. Header, Body, Form and Certificate are shared with the server and must not be
+// modified.
 type Request struct {
-	Time        time.Time // of arrival, by the local clock
+	Time        time.Time // when the server had read the request, by the local clock
 	Method      string
-	RequestURI  string // path and query, as in http.Request
+	RequestURI  string // path and query
 	Host        string
 	Proto       string // "HTTP/1.1" or "HTTP/2.0"
 	Header      http.Header
 	Body        []byte
-	Form        url.Values        // of a token request's Body; nil: it is no form
-	Certificate *x509.Certificate // presented by the client; nil: none
-	Status      int               // of the answer; 0: none yet
+	Form        url.Values        // the parsed Body of a token request; nil for API calls, or if Body is not a form
+	Certificate *x509.Certificate // the client's certificate from the TLS handshake, or nil
+	Status      int               // the status of the response; 0 if no response has been sent
 }
 
-// TokenRequests returns the requests to the token endpoint, in the order of their arrival. A request
-// whose body breaks off is not recorded.
+// TokenRequests returns the requests to the token endpoint, in the order in which the server received
+// them. A request whose body is incomplete is not recorded.
 func (s *Server) TokenRequests() []Request { return s.requests(&s.tokenRequests) }
 
-// APIRequests returns all other requests, in the order of their arrival: API calls, including
-// refused ones, and requests for the signing keys. A request whose body breaks off is not recorded.
+// APIRequests returns all other requests, in the order in which the server received them. They are
+// API calls, whether refused or not, and requests for the signing keys. A request whose body is
+// incomplete is not recorded.
 func (s *Server) APIRequests() []Request { return s.requests(&s.apiRequests) }
 
-// ForgetRequests removes all requests from [Server.TokenRequests] and [Server.APIRequests].
+// ForgetRequests makes [Server.TokenRequests] and [Server.APIRequests] return only later requests.
 func (s *Server) ForgetRequests() { s.set(func() { s.tokenRequests, s.apiRequests = nil, nil }) }
 
 func (s *Server) requests(log *[]*Request) []Request {
@@ -43,7 +45,7 @@ func (s *Server) requests(log *[]*Request) []Request {
 	return out
 }
 
-// record adds r to log. The recorder notes the answer's status.
+// record adds r to log. The response must be written to the recorder, which adds its status.
 func (s *Server) record(log *[]*Request, w http.ResponseWriter, r *http.Request, body []byte, form url.Values) *recorder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +55,7 @@ func (s *Server) record(log *[]*Request, w http.ResponseWriter, r *http.Request,
 		RequestURI:  r.URL.RequestURI(),
 		Host:        r.Host,
 		Proto:       r.Proto,
-		Header:      r.Header.Clone(), // a mounted handler may change its own
+		Header:      r.Header.Clone(), // because the test's handler may change r.Header
 		Body:        body,
 		Form:        form,
 		Certificate: presented(r),
@@ -68,7 +70,7 @@ type recorder struct {
 	req *Request
 }
 
-// note is called before the status is sent: a client with an answer finds its status noted.
+// note is called before the status is sent, so that a test that has the response finds its status.
 func (w *recorder) note(status int) {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
@@ -87,11 +89,10 @@ func (w *recorder) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush makes a recorder an http.Flusher.
 func (w *recorder) Flush() {
 	w.note(http.StatusOK)
 	w.ResponseWriter.(http.Flusher).Flush()
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap is called by http.ResponseController.
 func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,7 +1,7 @@
 package mosaictest
 
-// This package has its own copy of package mosaic's knowledge, such as the table of services, to
-// notice a mistake there.
+// This package does not take from package mosaic what Mosaic is like, such as the table of services,
+// but says it again. A test that uses both packages then notices a mistake in either of them.
 
 import (
 	"bytes"
@@ -24,60 +24,54 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// clientID is from the decoded access token in Mosaic's documentation.
+// clientID is the client_id of the decoded access token in Mosaic's documentation.
 const clientID = "pVEZaxjhbdshcudsLe"
 
-// crowd bounds the requests in flight. With net/http's own limits (250 streams, 2 idle connections)
-// 5,000 concurrent requests are mostly handshakes and take 7 s instead of 0.4 s.
+// crowd is how many streams a connection may have, and how many idle connections the client keeps.
+// With net/http's own limits of 250 streams and 2 idle connections, 5,000 concurrent requests take
+// 7 s instead of 0.4 s, because most of them need a handshake.
 const crowd = 10_000
 
-// A Server simulates one Mosaic environment. [Start], [NewServer] and [NewInMemory] make one. All
-// methods are safe for concurrent use. Settings apply from the next request on.
+// A Server simulates one Mosaic environment. Use [Start], [NewServer] or [NewInMemory] to make a
+// Server, because the zero Server is not usable.
 //
-// The server panics on misuse by the test:
-//   - [Server.SetSecret], [Server.AddSecret] or [Server.RegisterSecret] with an empty secret
-//   - AddSecret with an active secret, with a third one, or after a registration without a secret
-//   - [Server.RevokeSecret] with an inactive secret, or with the last one
-//   - [Server.RegisterKey] with an invalid JWK Set, without keys, or with a private key
-//   - [Server.RegisterCertificate] or [Server.RegisterCA] with nil
-//   - any registration with an empty client ID
-//   - [Server.ServeAs] with a name refused by [mosaic.ParseEndpoint]
-//   - a [Fault] with a Status other than zero or 200 to 999
-//   - [Server.Handle] with a pattern refused by [http.ServeMux]
+// All methods are safe for concurrent use. A setting applies to all requests that arrive after the
+// method has returned. If a test calls a method wrongly, for example with an empty secret, the
+// method panics.
 type Server struct {
 	http     *httptest.Server
 	endpoint mosaic.Endpoint
-	end      context.CancelFunc // cancels every request
+	end      context.CancelFunc // cancels the context of every request
 
-	mu sync.Mutex // guards the following
+	mu sync.Mutex // guards the fields below
 	settings
-	clients       map[string]client
-	resources     map[mosaic.Resource]bool // configured for the application
-	used          map[string]time.Time     // exp of assertions, by client and jti
-	revoked       map[string]bool          // access tokens
-	served        map[string]string        // names of ServeAs, by address
+	clients       map[string]client        // by client ID
+	resources     map[mosaic.Resource]bool // those configured for the application
+	used          map[string]time.Time     // the exp of each used assertion, by client ID and jti
+	revoked       map[string]bool          // by access token
+	served        map[string]string        // the names set by ServeAs, by address
 	handlers      map[string]http.Handler  // by pattern
-	fault         http.Handler             // until Heal; nil: none
-	faults        []http.Handler           // of the next token requests, before fault
+	fault         http.Handler             // of every token request until Heal; may be nil
+	faults        []http.Handler           // of the next token requests; they come before fault
 	tokenRequests []*Request
 	apiRequests   []*Request
 }
 
-// settings are copied by current. Their fields are replaced or appended to, and nothing behind them
-// is modified, so the copy stays valid.
+// A settings value can be used without the lock once current has copied it. What its fields refer to
+// is therefore replaced or appended to, but never modified.
 type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
 	binding        bool
-	issuerOnly     bool            // in the aud of assertions
-	kid            string          // of the signing key; tokens with another are revoked
-	caNames        [][]byte        // in TLS handshakes
-	certificate    tls.Certificate // of the server
+	issuerOnly     bool            // see AcceptIssuerOnly
+	kid            string          // of the signing key; a token with another kid has been revoked
+	caNames        [][]byte        // the subjects that TLS handshakes name as acceptable CAs
+	certificate    tls.Certificate // the server's own
 	change         func(claims map[string]any)
-	apis           *http.ServeMux // of Server.handlers
+	apis           *http.ServeMux // has Server.handlers
 }
 
-// set calls change with mu locked.
+// set calls change while it holds mu.
 func (s *Server) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +84,7 @@ func (s *Server) current() settings {
 	return s.settings
 }
 
-// Start calls [NewServer], and closes the server when the test ends.
+// Start starts a Server as [NewServer] does, and closes it when the test and its subtests end.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	s := NewServer()
@@ -98,22 +92,27 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// NewServer starts a Server on a port of the loopback interface. It speaks HTTP/1.1 and HTTP/2 over
-// TLS. The caller closes it.
+// NewServer starts a Server on a free port of the loopback interface. The server speaks HTTP/1.1 and
+// HTTP/2 over TLS. The caller should call [Server.Close] when finished. In a test, [Start] does so.
 func NewServer() *Server {
 	hs := httptest.NewUnstartedServer(nil)
 	hs.EnableHTTP2 = true
 	return start(hs, new(net.Dialer).DialContext)
 }
 
-// NewInMemory starts a Server without a socket, for a testing/synctest bubble. Its answers take no
-// time. In FIPS mode a bubble is no place for it: see the package comment. Close it in the same bubble, and last: see [Server.Close]. Close response bodies, too; the
-// bubble cannot end with an open one.
+// NewInMemory starts a Server that needs no socket, so that it can be used in a testing/synctest
+// bubble. By the bubble's clock, its responses take no time. For FIPS 140-3 mode, see the package
+// comment.
 //
-// Its endpoint is https://example.com. It also answers for subdomains of example.com and for the
-// names of [Server.ServeAs]. Only [Server.Client] and clones of its transport reach the server, and
-// they reach nothing else. The server speaks HTTP/1.1 only: net/http's HTTP/2 servers share
-// channels, and a channel must not leave its bubble.
+// The test must close the server in the same bubble, after everything else (see [Server.Close]). It
+// must also close all response bodies. Otherwise synctest panics when the test ends ("deadlock").
+//
+// The server's endpoint is https://example.com. The server is also reached by the subdomains of
+// example.com and by the names set with [Server.ServeAs]. It can be reached only with
+// [Server.Client], or with a clone of that client's transport, which can reach nothing else.
+//
+// The server speaks only HTTP/1.1, because net/http's HTTP/2 servers share channels, and a channel
+// made in a bubble must not be used outside it.
 func NewInMemory() *Server {
 	l := newPipeListener("example.com:443")
 	return start(&httptest.Server{Listener: l, Config: new(http.Server)}, l.dial)
@@ -131,7 +130,7 @@ func start(hs *httptest.Server, dial func(ctx context.Context, network, addr str
 		served:    make(map[string]string),
 		handlers:  make(map[string]http.Handler),
 		settings: settings{
-			lifetime:    time.Hour, // as Mosaic's
+			lifetime:    time.Hour, // as in Mosaic
 			kid:         rand.Text(),
 			certificate: authority(),
 			apis:        new(http.ServeMux),
@@ -147,7 +146,7 @@ func start(hs *httptest.Server, dial func(ctx context.Context, network, addr str
 	hs.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: crowd}
 	hs.TLS = &tls.Config{
 		Certificates: []tls.Certificate{authority()},
-		ClientAuth:   tls.RequestClientCert, // the token endpoint verifies it, with a readable error
+		ClientAuth:   tls.RequestClientCert, // verified only by the token endpoint, which can say what is wrong
 	}
 	hs.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		c, current := hs.TLS.Clone(), s.current()
@@ -176,7 +175,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// panics logs the panics of handlers, and no failed handshake: some tests are about those.
+// panics prints the panics of the test's handlers, but no failed handshakes, because some tests cause
+// those on purpose.
 type panics struct{}
 
 func (panics) Write(p []byte) (int, error) {
@@ -186,11 +186,12 @@ func (panics) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close shuts the server down and blocks until all requests are completed. It cancels their
-// contexts. Idle connections are closed on both sides.
+// Close shuts down the server. It cancels the contexts of all requests and blocks until the requests
+// have ended. It also closes the idle connections of [Server.Client].
 //
-// In a testing/synctest bubble Close then sleeps for 30 seconds, the longest time that a token
-// request takes. A token request can outlive its caller, and a bubble must not end before it.
+// In a testing/synctest bubble, Close then sleeps for 30 seconds by the bubble's clock. A token
+// request of package mosaic can go on for that long after its caller has given up, and the bubble
+// must not end before the token request does.
 func (s *Server) Close() {
 	s.end()
 	s.http.Close()
@@ -199,12 +200,15 @@ func (s *Server) Close() {
 	}
 }
 
-// Endpoint returns the server's base URL, for [mosaic.Config] and for URLs of API calls.
+// Endpoint returns the server's base URL. Use it as the Endpoint of a [mosaic.Config], and to make
+// the URLs of API calls.
 func (s *Server) Endpoint() mosaic.Endpoint { return s.endpoint }
 
-// Config returns a new Config of a registered client, with its newest secret. The first secret is
-// random; see [Server.SetSecret] and [Server.AddSecret]. The Config has no secret if its client ID
-// was registered with a key or a certificate.
+// Config returns a new Config for a client that is registered with the server. The Config has the
+// server's Endpoint, the client's ID and its newest secret. The secret is random, unless the test has
+// called [Server.SetSecret] or [Server.AddSecret].
+//
+// If the test has registered the client ID with a key or a certificate, the Config has no secret.
 func (s *Server) Config() *mosaic.Config {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,26 +219,28 @@ func (s *Server) Config() *mosaic.Config {
 	return conf
 }
 
-// Context returns a copy of parent with [Server.Client] as its [oauth2.HTTPClient], for package
-// mosaic and x/oauth2. Calls without it go to the network.
+// Context returns a copy of parent with [Server.Client] as the value of [oauth2.HTTPClient]. Package
+// mosaic and x/oauth2 then use that client. With any other context, they use the network, and do not
+// trust the server's certificate.
 func (s *Server) Context(parent context.Context) context.Context {
 	return context.WithValue(parent, oauth2.HTTPClient, s.Client())
 }
 
-// Client returns the server's HTTP client, the same one each time. It trusts the server's
-// certificate and adds no token. Its Transport is an *http.Transport; clone it before a change.
+// Client returns an HTTP client that trusts the server's certificate. It does not add tokens to
+// requests. Every call returns the same client, whose Transport is an [*http.Transport]. To change
+// the client or its transport, change a copy.
 func (s *Server) Client() *http.Client { return s.http.Client() }
 
 // SetSkew sets the server's clock ahead of the local clock by d, or behind it if d is negative. The
-// server writes and checks all times by its own clock: iat and exp of tokens and client assertions,
-// and the Date header. The default is zero.
+// server uses its clock for the Date header, and for the iat and exp of tokens and client assertions.
+// The default is zero.
 func (s *Server) SetSkew(d time.Duration) { s.set(func() { s.skew = d }) }
 
-// now is the time by the server's own clock.
+// now returns the time by the server's clock.
 func (s *Server) now() time.Time { return time.Now().Add(s.current().skew) }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body) // net/http then notices when the client gives up
+	body, err := io.ReadAll(r.Body) // only then does net/http notice when the client gives up
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}

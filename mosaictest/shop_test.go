@@ -14,7 +14,7 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// recommend is the code under test. Without a recommendation it says CHALLENGE.
+// recommend is the code under test. It returns CHALLENGE if it gets no recommendation.
 func recommend(client *http.Client, base mosaic.Endpoint) string {
 	res, err := client.Get(base.URL("/risk/v1/recommendation"))
 	if err != nil {
@@ -28,12 +28,12 @@ func recommend(client *http.Client, base mosaic.Endpoint) string {
 	return string(body)
 }
 
-// allow stands in for Fraud Prevention.
+// allow takes the place of Fraud Prevention.
 var allow = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "ALLOW")
 })
 
-// withMosaic runs a test in a bubble: an hour takes no time.
+// withMosaic runs a test in a bubble, where an hour takes no time.
 func withMosaic(t *testing.T, test func(t *testing.T, srv *mosaictest.Server)) {
 	if fips140.Enabled() {
 		t.Skip("in FIPS mode crypto/rand panics in a bubble")
@@ -68,12 +68,12 @@ func TestOutage(t *testing.T) {
 		client := srv.Config().Client(srv.Context(t.Context()))
 		client.Timeout = 5 * time.Second
 
-		srv.Fail(mosaictest.Fault{Status: http.StatusServiceUnavailable}) // no tokens
+		srv.Fail(mosaictest.Fault{Status: http.StatusServiceUnavailable}) // the token endpoint is down
 		want(t, client, srv, "CHALLENGE")
 		srv.Heal()
 		want(t, client, srv, "ALLOW")
 
-		srv.Handle("/risk/", mosaictest.Fault{Hang: true}) // no Fraud Prevention
+		srv.Handle("/risk/", mosaictest.Fault{Hang: true}) // Fraud Prevention is down
 		want(t, client, srv, "CHALLENGE")
 		srv.Handle("/risk/", allow)
 		want(t, client, srv, "ALLOW")
@@ -101,7 +101,7 @@ func TestRotation(t *testing.T) {
 		} {
 			step()
 			want(t, client, srv, "ALLOW")
-			time.Sleep(2 * time.Hour) // the token expires
+			time.Sleep(2 * time.Hour) // until the token has expired
 		}
 	})
 }
@@ -110,7 +110,7 @@ func TestRevokedToken(t *testing.T) {
 	withMosaic(t, func(t *testing.T, srv *mosaictest.Server) {
 		client := srv.Config().Client(srv.Context(t.Context()))
 		want(t, client, srv, "ALLOW")
-		time.Sleep(time.Minute) // a token younger than ten seconds is not renewed
+		time.Sleep(time.Minute) // Client does not renew a token younger than ten seconds
 		srv.Revoke()
 		want(t, client, srv, "ALLOW") // with a new token
 	})

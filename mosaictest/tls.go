@@ -17,10 +17,12 @@ import (
 	"example.com/mosaic"
 )
 
-// ServeAs gives the server further names, for code with a hard-coded host: [Server.Client] reaches
-// the server under these names, too. The names are in the syntax of [mosaic.ParseEndpoint]:
-// "login.acme.com", with or without a port, or string(mosaic.EU). [Server.Certificate] vouches for
-// them.
+// ServeAs makes the server answer for further hosts, for code under test that has a hard-coded host.
+// [Server.Client] then connects to the server instead of these hosts, and the server's certificate is
+// valid for them.
+//
+// The hosts have the syntax of [mosaic.ParseEndpoint], for example "login.acme.com", with or without
+// a port, or string(mosaic.EU). ServeAs panics if ParseEndpoint refuses a host.
 func (s *Server) ServeAs(hosts ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,7 +35,7 @@ func (s *Server) ServeAs(hosts ...string) {
 	s.certificate = issue(authority(), names)
 }
 
-// address returns the address to dial for addr.
+// address returns the server's address if ServeAs has set the name in addr, and otherwise addr.
 func (s *Server) address(addr string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,20 +45,22 @@ func (s *Server) address(addr string) string {
 	return addr
 }
 
-// Certificate returns the CA certificate of all servers in this process: for a certificate pool, or
-// a PEM file for another process.
+// Certificate returns the CA certificate that has issued the certificates of all servers in this
+// process. Put it into the certificate pool of a client of your own, or into a PEM file for a program
+// that runs in another process.
 func (s *Server) Certificate() *x509.Certificate { return authority().Leaf }
 
-// ownNames are httptest's.
+// ownNames are the names that httptest's certificate has, too.
 var ownNames = []string{"example.com", "*.example.com", "127.0.0.1", "::1"}
 
-// authority is the server's certificate, made once per process. With a key exchange on P-256 a
-// handshake takes 0.5 ms, with httptest's RSA certificate 1.6 ms (under -race 1.6 and 5.7), and
-// crowds of clients need thousands.
+// authority is the CA, and the certificate of a server without further names. It is made once per
+// process. It is not httptest's RSA certificate, because some tests need thousands of handshakes: with
+// an ECDSA key and a key exchange on P-256, a handshake takes 0.5 ms instead of 1.6 ms (under -race,
+// 1.6 ms instead of 5.7 ms).
 var authority = sync.OnceValue(func() tls.Certificate { return issue(tls.Certificate{}, ownNames) })
 
-// issue returns a new certificate, signed by parent, or by itself if parent is zero. A bubble's
-// clock starts in the year 2000.
+// issue returns a new certificate, which is signed by parent or, if parent is zero, by itself. It is
+// valid from 1970, because a bubble's clock starts in the year 2000.
 func issue(parent tls.Certificate, names []string) tls.Certificate {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{
@@ -73,8 +77,8 @@ func issue(parent tls.Certificate, names []string) tls.Certificate {
 	}
 	if parent.Leaf == nil {
 		template.IsCA = true
-		template.Subject.CommonName = "mosaictest"                                // curl wants an issuer's name
-		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature // Python a CA's usage
+		template.Subject.CommonName = "mosaictest"                                // curl needs the issuer to have a name
+		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature // Python needs a CA to have a key usage
 		parent = tls.Certificate{Leaf: template, PrivateKey: key}
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, parent.Leaf, key.Public(), parent.PrivateKey))

@@ -16,45 +16,51 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// signingKey is made once per process: 2048 bits take some 50 ms. Servers, and the times before and
-// after [Server.Revoke], differ by its kid.
+// signingKey is made once per process, because that takes about 50 ms. Each server gives the key
+// another kid, and a new kid after [Server.Revoke].
 var signingKey = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
 
-// SetLifetime sets the lifetime of tokens issued from now on, rounded down to seconds. The default
-// is one hour, as Mosaic's. With zero or less, tokens have expired on arrival.
+// SetLifetime sets the lifetime of tokens that are issued from now on. The default is one hour, as in
+// Mosaic. A fraction of a second is dropped. If d is less than a second, tokens have expired when
+// they arrive.
 func (s *Server) SetLifetime(d time.Duration) { s.set(func() { s.lifetime = d }) }
 
-// SetClaims calls change with the claims of each token issued from now on, before the token is
-// signed. change may set, add and delete claims, such as ts_permissions. Arrays are []string, times
-// are int64. The APIs check the changed exp, aud and cnf. Concurrent token requests call change
-// concurrently. With nil, the default, claims are not changed.
+// SetClaims makes the server call change with the claims of each token that it issues from now on,
+// before it signs the token. The function may change, add and delete claims, such as ts_permissions.
+// Arrays have the type []string, and times the type int64, in Unix seconds. The APIs check the exp,
+// aud and cnf that change has left. The expires_in of the response is not changed.
+//
+// The server calls change concurrently if token requests are concurrent. If change is nil, which is
+// the default, claims are not changed.
 func (s *Server) SetClaims(change func(claims map[string]any)) {
 	s.set(func() { s.change = change })
 }
 
-// BindTokens turns the binding of tokens to client certificates on or off. When it is on, a token
-// requested with a client certificate carries its thumbprint (cnf, RFC 8705 §3), and API calls with
-// this token are refused without this certificate. The client's method of authentication does not
-// matter. The default is off.
+// BindTokens turns the binding of tokens to client certificates on or off. It is off by default. When
+// it is on, a token that is requested with a client certificate has the certificate's thumbprint in
+// its cnf claim (RFC 8705 §3). An API call with this token is refused unless the client presents the
+// same certificate. It does not matter how the client authenticates.
 func (s *Server) BindTokens(on bool) { s.set(func() { s.binding = on }) }
 
-// Revoke revokes all tokens issued so far, as the deletion of an app-specific signing key does:
-// APIs answer 401. Later tokens, and the published signing keys, have another kid.
+// Revoke revokes all tokens that have been issued so far, as happens in Mosaic when an app-specific
+// signing key is deleted. API calls with these tokens get a 401. Later tokens have another kid, as has
+// the published signing key.
 //
-// [mosaic.Config.Client] does not renew a refused token younger than ten seconds: sleep first.
+// After a 401, the client of [mosaic.Config.Client] renews its token only if the token is at least ten
+// seconds old. A test of that renewal must therefore sleep before it calls the API again.
 func (s *Server) Revoke() { s.set(func() { s.kid = rand.Text() }) }
 
-// RevokeToken revokes one token, as [Server.Revoke] revokes all.
+// RevokeToken revokes t, but no other token. See [Server.Revoke].
 func (s *Server) RevokeToken(t *oauth2.Token) { s.set(func() { s.revoked[t.AccessToken] = true }) }
 
-// mint returns the reply with a new token.
+// mint returns the body of a response with a new token.
 func (s *Server) mint(client, audience, scope string, cert *x509.Certificate, now time.Time) map[string]any {
 	current := s.current()
 	seconds := int64(current.lifetime / time.Second)
 
-	// As in the decoded token of Mosaic's documentation, with two exceptions: sub is the client ID,
-	// by the documentation's own table, and iss the application's domain, as with an app-specific
-	// signing key.
+	// These are the claims of the decoded token in Mosaic's documentation, with two exceptions. The
+	// sub is the client ID, as the documentation's table of claims says. The iss is the application's
+	// domain, as if the application had its own signing key.
 	claims := jwt.MapClaims{
 		"tid":            "6oi3tjkijshdfgekwjfwey9",
 		"app_name":       "Acme",
@@ -87,13 +93,13 @@ func (s *Server) mint(client, audience, scope string, cert *x509.Certificate, no
 	return reply
 }
 
-// thumbprint is the x5t#S256 of RFC 8705 §3.1.
+// thumbprint returns the x5t#S256 of a certificate (RFC 8705 §3.1).
 func thumbprint(c *x509.Certificate) string {
 	sum := sha256.Sum256(c.Raw)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// verify returns the claims of a valid token of this server.
+// verify returns the claims of a token, or an error unless the token is valid and from this server.
 func (s *Server) verify(token string) (jwt.MapClaims, error) {
 	claims := jwt.MapClaims{}
 	_, err := jwt.ParseWithClaims(token, claims, func(t *jwt.Token) (any, error) {
@@ -105,12 +111,12 @@ func (s *Server) verify(token string) (jwt.MapClaims, error) {
 		return signingKey().Public(), nil
 	},
 		jwt.WithValidMethods([]string{"RS256"}),
-		jwt.WithExpirationRequired(), // "will not be accepted on or after": to the second, without leeway
+		jwt.WithExpirationRequired(), // Mosaic: "will not be accepted on or after", so there is no leeway
 		jwt.WithTimeFunc(s.now))
 	return claims, err
 }
 
-// keys answers with the public signing key.
+// keys returns the response with the public signing key.
 func (s *Server) keys() Fault {
 	pub := signingKey().PublicKey
 	return jsonReply(http.StatusOK, map[string][]jwk{"keys": {{

@@ -1,4 +1,5 @@
-// Command client is the README's quick start.
+// Command client is the quick start from the README. It calls one of Mosaic's APIs and prints the
+// status of the response.
 package main
 
 import (

@@ -1,8 +1,8 @@
 // Command quickstart requests an access token from Mosaic, prints its claims, and calls two services
 // with one HTTP client.
 //
-// It reads the MOSAIC_ variables of mosaic.FromEnv. Without any of them it starts a stand-in for
-// Mosaic on this machine.
+// It is configured by the environment variables of mosaic.FromEnv, whose names begin with MOSAIC_. If
+// none of them is set, it starts a stand-in for Mosaic on this machine, so that it needs no account.
 package main
 
 import (
@@ -29,7 +29,7 @@ func main() {
 	os.Exit(run(ctx, os.Getenv, os.Stdout, os.Stderr))
 }
 
-// run returns the exit status. ctx may have an HTTP client, under oauth2.HTTPClient.
+// run returns the exit status. If ctx has an HTTP client (oauth2.HTTPClient), run uses that client.
 func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writer) int {
 	isSet := false
 	conf, err := mosaic.FromEnv(func(name string) string {
@@ -53,7 +53,7 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 	return 0
 }
 
-// show requests a token and calls APIs.
+// show requests a token, writes its claims to w, and calls two services.
 func show(ctx context.Context, conf *mosaic.Config, w io.Writer) error {
 	tok, err := conf.Token(ctx)
 	if err != nil {
@@ -74,7 +74,7 @@ func show(ctx context.Context, conf *mosaic.Config, w io.Writer) error {
 	line("expires", tok.Expiry.Format(time.RFC3339)+",", "in", time.Until(tok.Expiry).Round(time.Second).String())
 
 	all := *conf
-	all.Resource = "" // each request gets the token for its path
+	all.Resource = "" // so that each request gets the token for its path
 	client := all.Client(ctx)
 	fmt.Fprintf(w, "\nOne client, two services:\n")
 	for _, path := range []string{"/cis/v1/users", "/risk/v1/recommendation"} {
@@ -91,8 +91,9 @@ func show(ctx context.Context, conf *mosaic.Config, w io.Writer) error {
 	return nil
 }
 
-// get returns the status of the answer and, from the stand-in, the audience of the token sent. With
-// any status but 401 the token was accepted.
+// get returns the status of the response. If the stand-in has sent the response, get adds the audience
+// of the token. A status such as 404 is not an error here, because only a 401 would mean that the
+// service has refused the token.
 func get(ctx context.Context, client *http.Client, url string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

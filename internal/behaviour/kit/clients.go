@@ -15,7 +15,8 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// KeyClient returns the Config of a client with this key, registered by the output of its JWKS.
+// KeyClient registers a client that authenticates with key, and returns the client's Config. The
+// functions in change can set other fields first.
 func KeyClient(t testing.TB, srv *mosaictest.Server, key crypto.Signer, change ...func(*mosaic.Config)) *mosaic.Config {
 	t.Helper()
 	conf := &mosaic.Config{ClientID: "acme", PrivateKey: key, Endpoint: srv.Endpoint()}
@@ -26,7 +27,8 @@ func KeyClient(t testing.TB, srv *mosaictest.Server, key crypto.Signer, change .
 	return conf
 }
 
-// CertificateClient returns the Config of a client registered with a self-signed certificate.
+// CertificateClient registers a client that authenticates with a self-signed certificate, and returns
+// the client's Config.
 func CertificateClient(t testing.TB, srv *mosaictest.Server, id string) *mosaic.Config {
 	t.Helper()
 	cert := Certificate(t, id, NewEC(t), nil)
@@ -34,7 +36,7 @@ func CertificateClient(t testing.TB, srv *mosaictest.Server, id string) *mosaic.
 	return &mosaic.Config{ClientID: id, Certificate: cert, Endpoint: srv.Endpoint()}
 }
 
-// JWKS returns conf's JWK Set.
+// JWKS returns the JWK Set of conf and next.
 func JWKS(t testing.TB, conf *mosaic.Config, next ...mosaic.Credentials) []byte {
 	t.Helper()
 	set, err := conf.JWKS(next...)
@@ -44,7 +46,7 @@ func JWKS(t testing.TB, conf *mosaic.Config, next ...mosaic.Credentials) []byte 
 	return set
 }
 
-// JWKs returns the keys of a JWK Set.
+// JWKs returns the keys in a JWK Set.
 func JWKs(t testing.TB, set []byte) []map[string]any {
 	t.Helper()
 	var keys struct{ Keys []map[string]any }
@@ -54,7 +56,8 @@ func JWKs(t testing.TB, set []byte) []map[string]any {
 	return keys.Keys
 }
 
-// Assertion returns the header and the claims of a token request's client assertion.
+// Assertion returns the header and the claims of the client assertion in a token request. It does not
+// verify the assertion.
 func Assertion(t testing.TB, req mosaictest.Request) (header map[string]any, claims jwt.MapClaims) {
 	t.Helper()
 	claims = jwt.MapClaims{}
@@ -65,7 +68,7 @@ func Assertion(t testing.TB, req mosaictest.Request) (header map[string]any, cla
 	return token.Header, claims
 }
 
-// Statuses returns the statuses of the answers.
+// Statuses returns the status of the response to each request.
 func Statuses(requests []mosaictest.Request) (statuses []int) {
 	for _, r := range requests {
 		statuses = append(statuses, r.Status)
@@ -73,7 +76,7 @@ func Statuses(requests []mosaictest.Request) (statuses []int) {
 	return statuses
 }
 
-// Fetch returns an error unless a GET is answered with status.
+// Fetch sends a GET, and returns an error unless the response has this status.
 func Fetch(client *http.Client, url string, status int) error {
 	res, err := client.Get(url)
 	if err != nil {
@@ -89,7 +92,8 @@ func Fetch(client *http.Client, url string, status int) error {
 	return nil
 }
 
-// IsLine reports whether an error's text is one bounded line of package mosaic.
+// IsLine reports whether the text of err is a single line of less than 1,000 bytes that begins with
+// "mosaic: ". To get a failure instead, see [OneLine].
 func IsLine(err error) bool {
 	text := fmt.Sprint(err)
 	return strings.HasPrefix(text, "mosaic: ") && len(text) < 1000 && !strings.ContainsAny(text, "\r\n\t")

@@ -19,11 +19,12 @@ import (
 	"time"
 )
 
-// A key of each kind, made when it is first asked for.
+// These functions return a private key of each kind. A key is made by the first call, and later calls
+// return the same key.
 var (
 	RSA     = once(func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 	EC      = once(func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
-	P384    = once(func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) }) // for TLS only
+	P384    = once(func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) }) // only for certificates
 	Ed25519 = once(func() (crypto.Signer, error) {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err
@@ -40,7 +41,7 @@ func once(generate func() (crypto.Signer, error)) func() crypto.Signer {
 	})
 }
 
-// NewEC returns a new key on P-256.
+// NewEC returns a new private key on P-256, unlike [EC].
 func NewEC(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -50,8 +51,8 @@ func NewEC(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-// A Signer is a signer of a type that nobody knows, as a KMS's is. Before, if set, is called before
-// each signature and may fail.
+// A Signer is a crypto.Signer whose type the code under test does not know, like the signer of a KMS.
+// If Before is set, it is called before each signature. If it returns an error, Sign fails with that.
 type Signer struct {
 	crypto.Signer
 	Before func() error
@@ -66,8 +67,9 @@ func (s *Signer) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]
 	return s.Signer.Sign(rand, digest, opts)
 }
 
-// Certificate returns a client certificate for key, valid for 50 years, signed by parent or by
-// itself. One named as a CA is one.
+// Certificate returns a client certificate for key. It is valid for 50 years, and signed by parent or,
+// if parent is nil, by itself. If name ends with "CA", it is the certificate of a CA. The functions
+// in change can change the template first.
 func Certificate(t testing.TB, name string, key crypto.Signer, parent *tls.Certificate, change ...func(*x509.Certificate)) *tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
@@ -97,12 +99,12 @@ func Certificate(t testing.TB, name string, key crypto.Signer, parent *tls.Certi
 	return &tls.Certificate{Certificate: append([][]byte{der}, chain...), PrivateKey: key, Leaf: leaf}
 }
 
-// Lifetime makes a [Certificate] valid for so long.
+// Lifetime, if passed to [Certificate], makes the certificate expire after d.
 func Lifetime(d time.Duration) func(*x509.Certificate) {
 	return func(template *x509.Certificate) { template.NotAfter = time.Now().Add(d) }
 }
 
-// KeyPEM returns a private key in PKCS #8.
+// KeyPEM returns key as PEM, in the format PKCS #8.
 func KeyPEM(t testing.TB, key crypto.Signer) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(key)
@@ -112,7 +114,7 @@ func KeyPEM(t testing.TB, key crypto.Signer) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// CertificatePEM returns a certificate and its chain.
+// CertificatePEM returns cert as PEM, with the rest of its chain.
 func CertificatePEM(cert *tls.Certificate) (text []byte) {
 	for _, der := range cert.Certificate {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)

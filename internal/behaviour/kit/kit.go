@@ -1,5 +1,5 @@
-// Package kit has what the tests of several packages share: transports made of a function or of
-// replies, a log to read, a bubble with a stand-in, keys and certificates.
+// Package kit has what the tests of several packages share, such as bubbles with a stand-in for
+// Mosaic, transports that need no network, keys and certificates.
 package kit
 
 import (
@@ -29,8 +29,8 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// NoFIPS skips a test that uses cryptography in a bubble, where crypto/rand panics in FIPS mode: it
-// takes its entropy from a clock that stands still there.
+// NoFIPS skips the test in FIPS mode. A test that uses cryptography in a bubble must call NoFIPS,
+// because crypto/rand then takes entropy from a clock that stands still in a bubble, and panics.
 func NoFIPS(t testing.TB) {
 	t.Helper()
 	if fips140.Enabled() {
@@ -38,7 +38,7 @@ func NoFIPS(t testing.TB) {
 	}
 }
 
-// Bubble runs test on a clock of its own, with a stand-in that answers in no time.
+// Bubble runs test in a synctest bubble with a stand-in, whose responses take no time.
 func Bubble(t *testing.T, test func(t *testing.T, srv *mosaictest.Server)) {
 	t.Helper()
 	NoFIPS(t)
@@ -49,23 +49,25 @@ func Bubble(t *testing.T, test func(t *testing.T, srv *mosaictest.Server)) {
 	})
 }
 
-// Every calls f, and again after each pause, until so much time has passed.
+// Every calls f at once and then after each pause, until total has passed.
 func Every(pause, total time.Duration, f func()) {
 	for end := time.Now().Add(total); time.Now().Before(end); time.Sleep(pause) {
 		f()
 	}
 }
 
-// Promptly returns src's token, and ends t if there is none or it takes time.
+// Promptly returns a token from src. It ends the test if there is an error, or if src takes any time.
+// It must be called in a bubble.
 func Promptly(t testing.TB, src oauth2.TokenSource) *oauth2.Token {
 	t.Helper()
 	return Within(t, src, 0)
 }
 
-// Reconnecting is how long a request waits at most because the one before it has timed out.
+// Reconnecting is the longest time that a request may wait because the request before it has timed
+// out.
 const Reconnecting = 50 * time.Millisecond
 
-// Within is Promptly with some time.
+// Within is like [Promptly], but src may take as long as bound.
 func Within(t testing.TB, src oauth2.TokenSource, bound time.Duration) *oauth2.Token {
 	t.Helper()
 	begun := time.Now()
@@ -79,14 +81,14 @@ func Within(t testing.TB, src oauth2.TokenSource, bound time.Duration) *oauth2.T
 	return tok
 }
 
-// Goroutines counts those of the caller's bubble once all are at rest: outside it the runtime's, and
-// those of earlier tests, come and go.
+// Goroutines returns the number of goroutines in the caller's bubble, once all of them are blocked. It
+// does not count other goroutines, because those of the runtime and of earlier tests come and go.
 func Goroutines(t testing.TB) int {
 	t.Helper()
 	synctest.Wait()
 	buf := make([]byte, 4<<20)
 	all := string(buf[:runtime.Stack(buf, true)])
-	own, _, _ := strings.Cut(all, "]") // the caller's comes first
+	own, _, _ := strings.Cut(all, "]") // the caller's goroutine comes first
 	_, bubble, ok := strings.Cut(own, "synctest bubble ")
 	if !ok {
 		t.Fatalf("the caller is in no bubble: %s", own)
@@ -94,7 +96,8 @@ func Goroutines(t testing.TB) int {
 	return strings.Count(all, "synctest bubble "+bubble+"]")
 }
 
-// Collect fails t unless *p is garbage, except for the caller's pointer, whose last use the call is.
+// Collect fails the test if *p is still reachable, other than by the caller's own pointer. The caller
+// must not use that pointer afterwards.
 func Collect[T any](t testing.TB, p *T) {
 	t.Helper()
 	ref := weak.Make(p)
@@ -108,7 +111,7 @@ func Collect[T any](t testing.TB, p *T) {
 	t.Error("it is not collected, though nobody uses it any more")
 }
 
-// File returns the path of a new file.
+// File returns the path of a new file with this content.
 func File[T string | []byte](t testing.TB, data T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
@@ -118,18 +121,18 @@ func File[T string | []byte](t testing.TB, data T) string {
 	return path
 }
 
-// A RoundTripper is a transport made of a function.
+// A RoundTripper is a function that is an http.RoundTripper.
 type RoundTripper func(*http.Request) (*http.Response, error)
 
 func (f RoundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// Over returns ctx with an HTTP client over rt.
+// Over returns ctx with an HTTP client whose Transport is rt.
 func Over(ctx context.Context, rt http.RoundTripper) context.Context {
 	return context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: rt})
 }
 
-// A Stub is a transport that answers with whole replies as they stand on the wire, one after the
-// other and the last again and again. An empty one is a connection that breaks off.
+// A Stub is a transport that returns Replies in order, and then the last reply again and again. A reply
+// is the whole text that a server would send. If it is empty, the connection breaks.
 type Stub struct {
 	Replies []string
 
@@ -144,16 +147,16 @@ type Sent struct {
 	At                time.Time
 }
 
-// Form returns the body as a form.
+// Form returns the values of the form in the body.
 func (s Sent) Form() url.Values {
 	form, _ := url.ParseQuery(s.Body)
 	return form
 }
 
-// Context returns ctx with an HTTP client over s.
+// Context returns ctx with an HTTP client whose Transport is s.
 func (s *Stub) Context(ctx context.Context) context.Context { return Over(ctx, s) }
 
-// Requests returns what was sent.
+// Requests returns all requests so far.
 func (s *Stub) Requests() []Sent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,7 +181,7 @@ func (s *Stub) RoundTrip(r *http.Request) (*http.Response, error) {
 	return http.ReadResponse(bufio.NewReader(strings.NewReader(reply)), r)
 }
 
-// Reply returns a reply with a body, for a [Stub]. The header's lines are separated by CRLF.
+// Reply returns a reply for a [Stub] or for [Wire]. The lines of header must be separated by CRLF.
 func Reply(status, header, body string) string {
 	if header != "" {
 		header += "\r\n"
@@ -186,7 +189,8 @@ func Reply(status, header, body string) string {
 	return "HTTP/1.1 " + status + "\r\n" + header + "\r\n" + body
 }
 
-// TokenReply returns one with a token, and further members if there are any.
+// TokenReply returns a reply with an access token. The JSON text further, if not empty, has the other
+// members of the response.
 func TokenReply(token, further string) string {
 	if further != "" {
 		further = "," + further
@@ -194,13 +198,13 @@ func TokenReply(token, further string) string {
 	return Reply("200 OK", "Content-Type: application/json", `{"access_token":"`+token+`"`+further+`}`)
 }
 
-// A Log is the text of a logger. Its methods may be called concurrently.
+// A Log keeps the text that its loggers write. Its methods may be called concurrently.
 type Log struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-// Logger returns a logger that writes to l as slog.TextHandler does.
+// Logger returns a logger that writes to l in the format of slog.TextHandler.
 func (l *Log) Logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: level}))
 }
@@ -217,7 +221,7 @@ func (l *Log) String() string {
 	return l.text.String()
 }
 
-// Take returns the text since the last call.
+// Take returns the text that was written since the last call of Take, and removes it.
 func (l *Log) Take() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -225,7 +229,7 @@ func (l *Log) Take() string {
 	return l.text.String()
 }
 
-// Count returns the number of records with this text.
+// Count returns the number of records that contain text.
 func (l *Log) Count(text string) (n int) {
 	for line := range strings.Lines(l.String()) {
 		if strings.Contains(line, text) {
@@ -235,8 +239,8 @@ func (l *Log) Count(text string) (n int) {
 	return n
 }
 
-// Wire returns a transport whose connections, over no network, bring one reply each to plain HTTP. It
-// calls the hooks of httptrace, as net.Dialer does.
+// Wire returns a transport whose connections need no network. Each connection takes one plain HTTP
+// request, sends reply and is closed. Like net.Dialer, the transport calls the hooks of httptrace.
 func Wire(reply string) *http.Transport {
 	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 		if trace := httptrace.ContextClientTrace(ctx); trace != nil {
@@ -253,7 +257,7 @@ func Wire(reply string) *http.Transport {
 	}}
 }
 
-// Proxied is Wire for a proxy that sends reply to CONNECT.
+// Proxied returns a transport with a proxy that sends reply when it gets CONNECT. See [Wire].
 func Proxied(reply string) *http.Transport {
 	rt := Wire(reply)
 	rt.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "proxy.acme.com:8080"})

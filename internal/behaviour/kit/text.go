@@ -10,18 +10,19 @@ import (
 	"unicode"
 )
 
-// Run runs a subtest on a clock of its own.
+// Run runs a subtest in a synctest bubble.
 func Run(t *testing.T, name string, test func(t *testing.T)) {
 	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
 }
 
-// JWT returns a token with this payload.
+// JWT returns a JWT with this payload, formatted as by fmt.Sprintf, and without a valid signature.
 func JWT(format string, args ...any) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode(fmt.Appendf(nil, format, args...)) + ".c2ln"
 }
 
-// OneLine fails t unless err is one printable line of this module, of so many bytes at most.
+// OneLine fails the test unless the text of err is a single printable line that begins with
+// "mosaic: " and is no longer than most bytes.
 func OneLine(t testing.TB, err error, most int) {
 	t.Helper()
 	text := err.Error()
@@ -30,8 +31,8 @@ func OneLine(t testing.TB, err error, most int) {
 	}
 }
 
-// NoSecret fails t if a text that err prints, or that is reachable from it, holds one of secrets. It
-// tells which by its number.
+// NoSecret fails the test if one of secrets is in the text of err by any verb of package fmt, or in a
+// string that reflection can reach from err. It reports the index of the secret, but not the secret.
 func NoSecret(t testing.TB, err error, secrets ...string) {
 	t.Helper()
 	seek := func(where, text string) {
@@ -47,7 +48,7 @@ func NoSecret(t testing.TB, err error, secrets ...string) {
 	reachable(reflect.ValueOf(err), "", make(map[uintptr]bool), seek)
 }
 
-// reachable calls visit with each text that is reachable from v, also through unexported fields.
+// reachable calls visit with each string that can be reached from v, even through unexported fields.
 func reachable(v reflect.Value, where string, seen map[uintptr]bool, visit func(where, text string)) {
 	switch v.Kind() {
 	case reflect.String:

@@ -177,7 +177,7 @@ func (a *attempt) explainBreak(e *Error, raw string) {
 	if closed {
 		e.what = "the connection was closed before a reply came"
 	}
-	broke := op == "read" || op == "write"
+	broke := op == "read" || op == "write" || strings.Contains(raw, "http2: client conn could not be established")
 	switch {
 	case op == "dial", op == "proxyconnect":
 		e.hint = hintReach

@@ -73,9 +73,9 @@ func (s *Server) RegisterSecret(clientID, secret string) {
 //
 // An assertion must have the alg of its key, and a jti that the client has not used before. By the
 // server's clock, its iat must not be in the future, and its exp must not have passed. Its exp must be
-// at most five minutes after its iat. Its aud must be a string, either the URL that the
-// request is sent to or the issuer. The issuer is the URL of [Server.Endpoint], which is also the iss
-// of the server's tokens.
+// at most five minutes after its iat. Its aud must be a string, either the URL that the request is sent
+// to or the issuer. The issuer is the URL of [Server.Endpoint], which is also the iss of the server's
+// tokens.
 func (s *Server) RegisterKey(clientID string, jwks []byte) {
 	s.register(clientID, client{keys: must(parseKeys(jwks))})
 }

@@ -74,8 +74,8 @@ func Example_testing() {
 	// 1 token request
 }
 
-// To find out why Mosaic has refused a token request, look for an oauth2.RetrieveError. With the code
-// invalid_client, for example, somebody must correct the credentials. An outage passes by itself.
+// To find out why Mosaic has refused a token request, look for an oauth2.RetrieveError. If its code is
+// invalid_client, for example, somebody must correct the credentials, and a retry will not help.
 func Example_errors() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -113,7 +113,7 @@ func ExampleConfig_TokenSource() {
 }
 
 // If you send tokens without Config.Client, call Invalidate with a token that an API has refused. If
-// several goroutines do so with the same token, it is still replaced by a single token request.
+// several goroutines do so with the same token, only one new token is requested.
 func ExampleTokenSource_Invalidate() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -173,8 +173,8 @@ func (k *cloudKey) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte
 	return k.sign(digest)
 }
 
-// If the private key is in a KMS, an HSM or an agent, set PrivateKey to a crypto.Signer that has the
-// signatures made there.
+// If the private key is in a KMS, an HSM or an agent, set PrivateKey to a crypto.Signer that asks it
+// for each signature.
 func ExampleConfig_kms() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -265,7 +265,7 @@ func ExampleResource() {
 type metric struct {
 	tokens, failures int
 	took, failing    time.Duration // the durations of logged requests, and of outages
-	counted          int           // how many failures since the last token are in failures
+	counted          int           // the part of failures since the last token
 }
 
 // A meter is a slog.Handler that counts the records of Config.Logger before it passes them on.
@@ -304,7 +304,7 @@ func (m meter) count(r slog.Record) {
 		m.metrics[attrs["resource"].String()] = one
 	}
 	one.took += attrs["took"].Duration()
-	if n, ok := attrs["failures"]; ok { // all failures so far, because not every failure has a record
+	if n, ok := attrs["failures"]; ok { // all since the last token, because not every failure has a record
 		one.failures += max(int(n.Int64())-one.counted, 0)
 		one.counted = int(n.Int64())
 	}

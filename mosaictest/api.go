@@ -26,12 +26,12 @@ var services = map[string]mosaic.Resource{
 // It replaces an earlier handler with the same pattern. If h is nil, the earlier handler is removed.
 // Handle panics if the ServeMux refuses the pattern, or if h is a [Fault] with an invalid Status.
 //
-// To simulate an outage of an API, set a Fault, and set the handler again when the outage is to end.
-// To simulate a slow API, sleep in the handler.
+// To simulate an outage of an API, set a Fault. To end the outage, set the usual handler again. To
+// simulate a slow API, sleep in the handler.
 //
 // The server reads the whole body and checks the token before it calls h. The request's context is
-// canceled when the client's connection ends or the server is closed. Token requests and requests
-// for the signing keys never reach h. To fail token requests, see [Server.Fail].
+// canceled when the client gives up or the server is closed. Token requests and requests for the
+// signing keys never reach h. To make token requests fail, see [Server.Fail].
 func (s *Server) Handle(pattern string, h http.Handler) {
 	if f, ok := h.(Fault); ok {
 		h = f.checked()
@@ -55,7 +55,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, body []byte) {
 	rec.note(http.StatusOK) // what net/http sends if the handler has written nothing
 }
 
-// api returns the handler for an API call, which is a 401 if the token is not valid for it.
+// api returns the handler for an API call. If the call has no token that is valid for its path, the
+// handler responds with 401.
 func (s *Server) api(r *http.Request) http.Handler {
 	if r.URL.Path == "/cis/oidc/jwks" {
 		return s.keys()

@@ -17,8 +17,8 @@ type client struct {
 	secrets []string             // the active secrets, the newest last
 	keys    map[string]clientKey // by kid
 
-	// certified checks the chain that the client has presented. The client's own certificate comes
-	// first. It is nil if the client is registered for another method.
+	// certified checks the certificates that the client has presented, of which its own comes first.
+	// It is nil if the client is registered for another method.
 	certified func(chain []*x509.Certificate, now time.Time) error
 }
 
@@ -26,9 +26,9 @@ type client struct {
 // secrets remain valid. SetSecret panics if secret is empty.
 func (s *Server) SetSecret(secret string) { s.RegisterSecret(clientID, secret) }
 
-// AddSecret gives [Server.Config]'s client a second active secret, as the first step of a rotation
-// does. Mosaic allows two active secrets. AddSecret panics if secret is empty or already active, or
-// if the client does not have exactly one active secret.
+// AddSecret gives [Server.Config]'s client a second active secret, which is the first step of a
+// rotation. Mosaic allows two active secrets. AddSecret panics if secret is empty or already active,
+// or if the client does not have exactly one active secret.
 func (s *Server) AddSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -39,11 +39,11 @@ func (s *Server) AddSecret(secret string) {
 	s.clients[clientID] = client{secrets: []string{secrets[0], secret}}
 }
 
-// RevokeSecret revokes one of the two active secrets of [Server.Config]'s client, as the last step of
-// a rotation does. RevokeSecret panics if secret is not active, or if it is the only active secret,
-// because Mosaic does not revoke that.
+// RevokeSecret revokes one of the two active secrets of [Server.Config]'s client, which is the last
+// step of a rotation. It panics if secret is not active, or if secret is the only active secret,
+// because Mosaic does not let you revoke the last secret.
 //
-// Tokens obtained with secret remain valid. Mosaic does not document whether it does the same.
+// Tokens obtained with the secret remain valid. Whether they do in Mosaic is not documented.
 func (s *Server) RevokeSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,20 +69,21 @@ func (s *Server) RegisterSecret(clientID, secret string) {
 // the JWK Set that you would submit to Mosaic, such as the result of [mosaic.Config.JWKS]. Each key
 // must be public, and must have an alg (RS256, PS256, ES256 or EdDSA) and a kid of its own. A key
 // that has x5c but no alg is skipped, because it belongs to a certificate. RegisterKey panics if
-// clientID is empty, if jwks is invalid, or if no key is left.
+// clientID is empty, if jwks is invalid, or if jwks has only keys to skip.
 //
-// An assertion must have the alg of its key and a jti that the client has not used before. The time
-// by the server's clock must be from iat until before exp, which must be at most five minutes apart.
-// The aud must be a string, either the URL that the request is sent to, or the issuer. The issuer is
-// the URL of [Server.Endpoint], which is also the iss of the server's tokens.
+// An assertion must have the alg of its key, and a jti that the client has not used before. By the
+// server's clock, its iat must not be in the future, and its exp must not have passed. Its exp must be
+// at most five minutes after its iat. Its aud must be a string, either the URL that the request is sent
+// to or the issuer. The issuer is the URL of [Server.Endpoint], which is also the iss of the server's
+// tokens.
 func (s *Server) RegisterKey(clientID string, jwks []byte) {
 	s.register(clientID, client{keys: must(parseKeys(jwks))})
 }
 
 // AcceptIssuerOnly makes the server refuse an assertion unless its aud is the issuer, as FAPI 2.0
-// Final and the revision of RFC 7523 require. Mosaic documents the token endpoint's URL instead. Use
-// AcceptIssuerOnly to test a client that sets AssertionAudience in its [mosaic.Config], so that it
-// is ready if Mosaic changes its rule. By default, the server accepts both.
+// Final and the revision of RFC 7523 require. By default, the server also accepts the URL of the token
+// endpoint, which is the aud that Mosaic documents. Use AcceptIssuerOnly to test that a client whose
+// [mosaic.Config] has an AssertionAudience works with a server that requires the issuer.
 func (s *Server) AcceptIssuerOnly() { s.set(func() { s.issuerOnly = true }) }
 
 // RegisterCertificate registers a client that authenticates with self_signed_tls_client_auth
@@ -101,8 +102,8 @@ func (s *Server) RegisterCertificate(clientID string, leaf *x509.Certificate) {
 }
 
 // RegisterCA registers a client that authenticates with tls_client_auth (RFC 8705 §2.1). In the TLS
-// handshake, the client must present a certificate with this subject, and with it the intermediate
-// certificates up to one of roots, if there are any. The subject has the form of
+// handshake, the client must present a certificate with this subject, and any intermediate
+// certificates between it and one of roots. The subject has the form of
 // [crypto/x509/pkix.Name.String], for example "CN=acme,O=Acme". RegisterCA panics if clientID is
 // empty or roots is nil.
 //
@@ -175,7 +176,8 @@ func (s *Server) authenticate(r *http.Request, form url.Values, now time.Time) e
 	return c.certified(r.TLS.PeerCertificates, now)
 }
 
-// checkAssertion checks a client assertion (RFC 7523 §3). If it is valid, it cannot be used again.
+// checkAssertion checks a client assertion (RFC 7523 §3), and records its jti so that the assertion
+// cannot be used again.
 func (s *Server) checkAssertion(r *http.Request, form url.Values, c client, now time.Time) error {
 	if form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
 		return errors.New("the client_assertion_type is not urn:ietf:params:oauth:client-assertion-type:jwt-bearer")

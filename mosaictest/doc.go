@@ -12,8 +12,8 @@
 // # Calling the server
 //
 // Most tests use [Start], which starts a server on the loopback interface and closes it when the
-// test ends. Give the code under test the result of [Server.Config], and a context from
-// [Server.Context], which has the HTTP client that trusts the server.
+// test ends. Give the code under test the Config from [Server.Config], and a context from
+// [Server.Context], which carries an HTTP client that trusts the server.
 //
 // If the code under test has a hard-coded host, let the server answer for that host with
 // [Server.ServeAs]. If the code under test reads its CA certificates from a file, write
@@ -21,16 +21,16 @@
 //
 // The paths /oidc/token and /cis/oidc/token are the token endpoint, and /cis/oidc/jwks has the
 // public signing keys. All other paths are APIs. An API call must have a valid token for the service
-// that its path begins with. The response is a JSON object with the request's method and path and
-// the token's audience, client_id, scope, jti and exp, unless the test has set a handler for the path
-// with [Server.Handle].
+// that the first segment of its path names. Use [Server.Handle] to set a handler for API calls.
+// Without a handler, the response is a JSON object with the request's method and path, and the
+// token's audience, client_id, scope, jti and exp.
 //
 // [Server.TokenRequests] and [Server.APIRequests] return the requests that the server has received.
 //
 // # Failures
 //
-// A [Fault] is a response that the test chooses, such as an error of Mosaic's or a broken
-// connection. A test can simulate
+// A [Fault] is a response that the test chooses, such as an error or a broken connection. A test can
+// simulate
 //   - an outage of the token endpoint, with [Server.Fail], [Server.FailNext] and [Server.Heal]
 //   - an outage of an API, with [Server.Handle]
 //   - a slow token endpoint, with [Server.SetLatency]
@@ -49,11 +49,11 @@
 //
 // # FIPS 140-3
 //
-// The server works in Go's FIPS 140-3 mode, but since Go 1.26, a bubble may not. In this mode,
-// crypto/rand takes entropy from the time that its own steps take. In a bubble they take no time, so
-// crypto/rand may panic ("failed to obtain initial entropy"). Use a bubble only in tests that need
-// not run in this mode. Skip them in this mode, as the file below does, or run them with
-// GODEBUG=fips140=off.
+// The server works in Go's FIPS 140-3 mode, but should not be used in a bubble in this mode. Since
+// Go 1.26, crypto/rand gets entropy by measuring how much time passes. In a bubble no time passes, so
+// crypto/rand may panic ("failed to obtain initial entropy"). A test that must run in FIPS 140-3 mode
+// should therefore use Start and no bubble. Skip all other tests in this mode, as the file below
+// does, or run them with GODEBUG=fips140=off.
 //
 // # A whole test file
 //

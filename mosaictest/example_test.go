@@ -183,7 +183,8 @@ func ExampleServer_AddSecret() {
 	// Output: 4 tokens
 }
 
-// If a secret is revoked before the code under test has the new secret, its token requests are refused.
+// If a secret is revoked before the code under test uses another secret, its token requests are
+// refused.
 func ExampleServer_RevokeSecret() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()
@@ -385,7 +386,8 @@ func ExampleServer_Certificate() {
 	}
 }
 
-// If a test counts requests, ForgetRequests leaves out those that were sent before the test proper.
+// If a test counts requests, call ForgetRequests after the preparation, so that only later requests
+// are counted.
 func ExampleServer_ForgetRequests() {
 	srv := mosaictest.NewServer()
 	defer srv.Close()

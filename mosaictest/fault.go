@@ -23,9 +23,9 @@ type Fault struct {
 	// broken without a response.
 	Status int
 
-	// Header and Body are sent as they are. No Content-Type is added, and a Date only if Header has
-	// no Date. To send no Date, set Header["Date"] to nil. If Header has a Content-Length greater
-	// than the length of Body, the connection breaks after Body.
+	// Header and Body are sent as they are. The server does not add a Content-Type, and it adds a
+	// Date only if Header has none. To send no Date, set Header["Date"] to nil. If Header has a
+	// Content-Length greater than the length of Body, the connection breaks after Body.
 	Header http.Header
 	Body   string
 

@@ -21,9 +21,9 @@ const (
 // others. Tokens for any other resource are valid on all paths except /verify, /risk and /xdv.
 func (s *Server) AddResource(r mosaic.Resource) { s.set(func() { s.resources[r] = true }) }
 
-// RemoveResource undoes the configuration of a resource, which may be one of the resources of Mosaic's
-// services. Token requests for r are then refused with the code invalid_target. Tokens that have been
-// issued for r remain valid.
+// RemoveResource removes r from the resources that are configured for the application. Token requests
+// for r are then refused with the code invalid_target. Tokens that have been issued for r remain
+// valid.
 func (s *Server) RemoveResource(r mosaic.Resource) { s.set(func() { delete(s.resources, r) }) }
 
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request, body []byte) {

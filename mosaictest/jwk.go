@@ -26,7 +26,7 @@ type jwk struct {
 	Crv string `json:"crv,omitempty"`
 	X   string `json:"x,omitempty"`
 	Y   string `json:"y,omitempty"`
-	D   string `json:"d,omitempty"` // only a private key has it, which is refused
+	D   string `json:"d,omitempty"` // only private keys, which are refused, have a d
 
 	X5C []string `json:"x5c,omitempty"`
 }

@@ -1,7 +1,7 @@
 package mosaictest
 
-// This package does not take from package mosaic what Mosaic is like, such as the table of services,
-// but says it again. A test that uses both packages then notices a mistake in either of them.
+// This package repeats facts of Mosaic that package mosaic also has, such as the table of services. If
+// one of the packages has a fact wrong, tests that use both of them fail.
 
 import (
 	"bytes"
@@ -57,8 +57,8 @@ type Server struct {
 	apiRequests   []*Request
 }
 
-// A settings value can be used without the lock once current has copied it. What its fields refer to
-// is therefore replaced or appended to, but never modified.
+// settings are copied by current, and the copy is used without the lock. A method may therefore replace
+// a field or append to caNames, but must not modify what a field refers to.
 type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
@@ -93,7 +93,7 @@ func Start(t testing.TB) *Server {
 }
 
 // NewServer starts a Server on a free port of the loopback interface. The server speaks HTTP/1.1 and
-// HTTP/2 over TLS. The caller should call [Server.Close] when finished. In a test, [Start] does so.
+// HTTP/2 over TLS. The caller should call [Server.Close] when finished. [Start] does that for you.
 func NewServer() *Server {
 	hs := httptest.NewUnstartedServer(nil)
 	hs.EnableHTTP2 = true
@@ -107,9 +107,9 @@ func NewServer() *Server {
 // The test must close the server in the same bubble, after everything else (see [Server.Close]). It
 // must also close all response bodies. Otherwise synctest panics when the test ends ("deadlock").
 //
-// The server's endpoint is https://example.com. The server is also reached by the subdomains of
-// example.com and by the names set with [Server.ServeAs]. It can be reached only with
-// [Server.Client], or with a clone of that client's transport, which can reach nothing else.
+// The server's endpoint is https://example.com. The server also answers for the subdomains of
+// example.com and for the names set with [Server.ServeAs]. Only [Server.Client] and clones of its
+// transport can reach the server, and they can reach nothing else.
 //
 // The server speaks only HTTP/1.1, because net/http's HTTP/2 servers share channels, and a channel
 // made in a bubble must not be used outside it.
@@ -206,7 +206,7 @@ func (s *Server) Endpoint() mosaic.Endpoint { return s.endpoint }
 
 // Config returns a new Config for a client that is registered with the server. The Config has the
 // server's Endpoint, the client's ID and its newest secret. The secret is random, unless the test has
-// called [Server.SetSecret] or [Server.AddSecret].
+// set another, for example with [Server.SetSecret].
 //
 // If the test has registered the client ID with a key or a certificate, the Config has no secret.
 func (s *Server) Config() *mosaic.Config {
@@ -220,8 +220,8 @@ func (s *Server) Config() *mosaic.Config {
 }
 
 // Context returns a copy of parent with [Server.Client] as the value of [oauth2.HTTPClient]. Package
-// mosaic and x/oauth2 then use that client. With any other context, they use the network, and do not
-// trust the server's certificate.
+// mosaic and x/oauth2 then use that client. With any other context, they do not trust the server's
+// certificate, and cannot reach a server from [NewInMemory].
 func (s *Server) Context(parent context.Context) context.Context {
 	return context.WithValue(parent, oauth2.HTTPClient, s.Client())
 }

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// signingKey is made once per process, because that takes about 50 ms. Each server gives the key
-// another kid, and a new kid after [Server.Revoke].
+// signingKey is made once per process, because that takes about 50 ms. Each server gives the key a
+// kid of its own, and [Server.Revoke] replaces the kid.
 var signingKey = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.GenerateKey(rand.Reader, 2048)) })
 
 // SetLifetime sets the lifetime of tokens that are issued from now on. The default is one hour, as in
@@ -27,8 +27,8 @@ func (s *Server) SetLifetime(d time.Duration) { s.set(func() { s.lifetime = d })
 
 // SetClaims makes the server call change with the claims of each token that it issues from now on,
 // before it signs the token. The function may change, add and delete claims, such as ts_permissions.
-// Arrays have the type []string, and times the type int64, in Unix seconds. The APIs check the exp,
-// aud and cnf that change has left. The expires_in of the response is not changed.
+// Arrays have the type []string. Times have the type int64, in Unix seconds. The APIs check the
+// changed exp, aud and cnf, but the expires_in of the response is not changed.
 //
 // The server calls change concurrently if token requests are concurrent. If change is nil, which is
 // the default, claims are not changed.
@@ -39,12 +39,12 @@ func (s *Server) SetClaims(change func(claims map[string]any)) {
 // BindTokens turns the binding of tokens to client certificates on or off. It is off by default. When
 // it is on, a token that is requested with a client certificate has the certificate's thumbprint in
 // its cnf claim (RFC 8705 §3). An API call with this token is refused unless the client presents the
-// same certificate. It does not matter how the client authenticates.
+// same certificate. This applies to all clients, however they authenticate.
 func (s *Server) BindTokens(on bool) { s.set(func() { s.binding = on }) }
 
 // Revoke revokes all tokens that have been issued so far, as happens in Mosaic when an app-specific
-// signing key is deleted. API calls with these tokens get a 401. Later tokens have another kid, as has
-// the published signing key.
+// signing key is deleted. API calls with these tokens get a 401. The published signing key and all
+// later tokens have a new kid.
 //
 // After a 401, the client of [mosaic.Config.Client] renews its token only if the token is at least ten
 // seconds old. A test of that renewal must therefore sleep before it calls the API again.

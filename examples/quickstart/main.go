@@ -92,8 +92,7 @@ func show(ctx context.Context, conf *mosaic.Config, w io.Writer) error {
 }
 
 // get returns the status of the response. If the stand-in has sent the response, get adds the audience
-// of the token. A status such as 404 is not an error here, because only a 401 would mean that the
-// service has refused the token.
+// of the token. A status such as 401 or 404 is a result here, not an error.
 func get(ctx context.Context, client *http.Client, url string) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

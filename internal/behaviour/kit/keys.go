@@ -41,7 +41,7 @@ func once(generate func() (crypto.Signer, error)) func() crypto.Signer {
 	})
 }
 
-// NewEC returns a new private key on P-256, unlike [EC].
+// NewEC returns a private key on P-256. Every call returns a new key.
 func NewEC(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -52,7 +52,7 @@ func NewEC(t testing.TB) *ecdsa.PrivateKey {
 }
 
 // A Signer is a crypto.Signer whose type the code under test does not know, like the signer of a KMS.
-// If Before is set, it is called before each signature. If it returns an error, Sign fails with that.
+// If Before is set, it is called before each signature. If it returns an error, Sign returns that error.
 type Signer struct {
 	crypto.Signer
 	Before func() error

@@ -29,8 +29,8 @@ import (
 	"example.com/mosaic/mosaictest"
 )
 
-// NoFIPS skips the test in FIPS mode. A test that uses cryptography in a bubble must call NoFIPS,
-// because crypto/rand then takes entropy from a clock that stands still in a bubble, and panics.
+// NoFIPS skips the test in FIPS mode. A test that uses cryptography in a bubble must call NoFIPS. In
+// FIPS mode, crypto/rand gets entropy from a clock, which stands still in a bubble, so it panics.
 func NoFIPS(t testing.TB) {
 	t.Helper()
 	if fips140.Enabled() {
@@ -121,7 +121,7 @@ func File[T string | []byte](t testing.TB, data T) string {
 	return path
 }
 
-// A RoundTripper is a function that is an http.RoundTripper.
+// A RoundTripper is a function that is used as an http.RoundTripper.
 type RoundTripper func(*http.Request) (*http.Response, error)
 
 func (f RoundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
@@ -189,8 +189,8 @@ func Reply(status, header, body string) string {
 	return "HTTP/1.1 " + status + "\r\n" + header + "\r\n" + body
 }
 
-// TokenReply returns a reply with an access token. The JSON text further, if not empty, has the other
-// members of the response.
+// TokenReply returns a reply with an access token. If further is not empty, it must be the JSON text
+// of more members.
 func TokenReply(token, further string) string {
 	if further != "" {
 		further = "," + further

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"encoding/pem"
 	"maps"
@@ -62,6 +63,12 @@ func (e environment) with(pairs ...string) environment {
 		e[pair[0]] = pair[1]
 	}
 	return e
+}
+
+// withCertificate returns a copy of e with cert, whose key is [kit.EC], and the key in files.
+func (e environment) withCertificate(t *testing.T, cert *tls.Certificate) environment {
+	t.Helper()
+	return e.with("MOSAIC_CERTIFICATE_FILE", kit.File(t, kit.CertificatePEM(cert)), "MOSAIC_CERTIFICATE_KEY_FILE", kit.File(t, kit.KeyPEM(t, kit.EC())))
 }
 
 // secrets returns the texts of e that no output may have.

@@ -241,6 +241,9 @@ func (c *command) claims(ctx context.Context) error {
 	}
 	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
 	claims = bytes.TrimSpace(claims)
+	if isDeep(claims) {
+		return fmt.Errorf("the token's claims have more than %d nested levels", maxDepth)
+	}
 	if err != nil || !bytes.HasPrefix(claims, []byte("{")) || json.Indent(&text, claims, "", "  ") != nil {
 		return errors.New("the token is not a JWT: its claims are not JSON in base64url")
 	}
@@ -261,7 +264,30 @@ func (c *command) claims(ctx context.Context) error {
 	return nil
 }
 
-// maxInput bounds standard input. Package mosaic accepts tokens of up to 16 KiB.
+// maxDepth bounds the nested levels of claims, because 27 KB of brackets, if indented, would take a
+// gigabyte.
+const maxDepth = 100
+
+// isDeep reports whether JSON has more than maxDepth nested levels.
+func isDeep(data []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(data) && depth <= maxDepth; i++ {
+		switch b := data[i]; {
+		case b == '"':
+			quoted = !quoted
+		case b == '\\': // only in quotes
+			i++
+		case !quoted && (b == '{' || b == '['):
+			depth++
+		case !quoted && (b == '}' || b == ']'):
+			depth--
+		}
+	}
+	return depth > maxDepth
+}
+
+// maxInput bounds standard input, in bytes. It is more than enough, because package mosaic accepts
+// tokens of up to 16 KiB.
 const maxInput = 64 << 10
 
 // readToken reads a token from standard input, also from a header as curl -v shows it.

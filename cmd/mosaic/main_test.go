@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"maps"
@@ -217,6 +218,8 @@ func TestAFailureIsOneLine(t *testing.T) {
 		{"claims in no base64", "claims -", nil, "e30.{}.x", "not JSON"},
 		{"claims in no JSON", "claims -", nil, "e30.e3t9.x", "not JSON"},
 		{"claims that are a list", "claims -", nil, "e30.W10.x", "not JSON"},
+		{"101 nested levels", "claims -", nil, nested(100), "the token's claims have more than 100 nested levels"},
+		{"brackets without end", "claims -", nil, "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"a":`+strings.Repeat("[", 27<<10))) + ".x", "more than 100 nested levels"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -378,6 +381,13 @@ func TestTokenAsJSONIsWhatOAuth2Decodes(t *testing.T) {
 	}
 }
 
+// nested returns a token with n arrays in its claims, each in the one before. Brackets in a string and
+// arrays that end do not count.
+func nested(n int) string {
+	claims := `{"a\"":"` + strings.Repeat("[", 100) + `\\","b":[` + strings.Repeat("[],", 99) + `[]],"c":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `}`
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".x"
+}
+
 func TestClaimsAreThoseInTheToken(t *testing.T) {
 	t.Parallel()
 	srv := mosaictest.Start(t)
@@ -411,6 +421,9 @@ $`)
 	}
 	if _, stdout, _ := call(t, nil, "e30.IHt9Cg.x", "claims", "-"); stdout != "{}\n" { // " {}\n"
 		t.Errorf("got %q of an empty object; want {}", stdout)
+	}
+	if status, stdout, _ := call(t, nil, nested(99), "claims", "-"); status != 0 || strings.Count(stdout, "[") != 99+201 {
+		t.Errorf("got status %d and %q of claims with 100 nested levels; want the claims", status, stdout)
 	}
 	if n := len(srv.TokenRequests()); n != 0 {
 		t.Errorf("standard input caused %d token requests; want none", n)

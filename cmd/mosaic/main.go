@@ -96,7 +96,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 
 func unprefixed(err error) string { return strings.TrimPrefix(err.Error(), "mosaic: ") }
 
-// parse takes flags before and behind words. Its errors show no unknown word: one may be a token.
+// parse reads the flags, which may stand before and behind the words. Its errors show no unknown word
+// and no unknown flag, because it may be a secret in the wrong place.
 func (c *command) parse(args []string) error {
 	flags := flag.NewFlagSet("mosaic", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -104,8 +105,10 @@ func (c *command) parse(args []string) error {
 	flags.BoolVar(&c.json, "json", false, "")
 	var words []string
 	for len(args) > 0 {
-		if err := flags.Parse(args); err != nil {
+		if err := flags.Parse(args); err == flag.ErrHelp {
 			return err
+		} else if err != nil {
+			return errors.New("a flag is unknown, or its value is missing or wrong")
 		}
 		if args = flags.Args(); len(args) > 0 {
 			words, args = append(words, args[0]), args[1:]

@@ -153,8 +153,12 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 		{"a token as an argument", "claims eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.x", "too many arguments for mosaic claims"},
 		{"two inputs", "claims - -", "too many arguments"},
 		{"a flag of another command", "jwks -json", "mosaic jwks has no flag -json"},
-		{"a secret as a flag", "token -client-secret=nobody-shall-see", "-client-secret"},
-		{"no value", "token -resource", "-resource"},
+		{"a secret as the value of an unknown flag", "token -client-secret=nobody-shall-see", "mosaic: a flag is unknown, or its value is missing or wrong\n"},
+		{"a secret as a flag", "token -nobody-shall-see", "mosaic: a flag is unknown, "},
+		{"a secret behind too many dashes", "---nobody-shall-see", "mosaic: a flag is unknown, "},
+		{"a secret as the value of a switch", "token -json=nobody-shall-see", "value is missing or wrong"},
+		{"control characters in a flag", "token -\x1b[2J", "mosaic: a flag is unknown, "},
+		{"no value", "token -resource", "value is missing or wrong"},
 		{"an empty value", "token -resource=", "-resource: the value is empty"},
 		{"no URI, like a field's name", "token -resource myResource", `-resource: Resource "myResource" is not an absolute URI`},
 		{"no URI", "token -resource orders", `-resource: Resource "orders" is not an absolute URI`},
@@ -167,7 +171,8 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 			t.Parallel()
 			env := environment{"MOSAIC_CLIENT_SECRET": "nobody-shall-see"}
 			args := strings.FieldsFunc(tt.args, func(r rune) bool { return r == ' ' })
-			if status, _, stderr := call(t, env, "", args...); status != 2 || !strings.Contains(stderr, tt.want) {
+			status, _, stderr := call(t, env, "", args...)
+			if status != 2 || !strings.Contains(stderr, tt.want) || strings.Contains(stderr, "\x1b") {
 				t.Errorf("got status %d and %q; want 2 and %q", status, stderr, tt.want)
 			}
 		})

@@ -1,11 +1,12 @@
-// Command mosaic prints access tokens for Transmit Security's Mosaic, their claims and the JWK Set
-// to submit, and checks a configuration. "mosaic help" describes it.
+// Command mosaic prints access tokens for Transmit Security's Mosaic, the claims of a token, and the
+// JWK Set to submit to Mosaic. It also checks a configuration. For its description, run "mosaic help".
 package main
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/fips140"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -35,10 +37,11 @@ var verbs = map[string]struct {
 	run   func(*command, context.Context) error
 	flags []string
 }{
-	"token":  {(*command).token, []string{"resource", "json"}},
-	"claims": {(*command).claims, []string{"resource"}},
-	"jwks":   {(*command).jwks, nil},
-	"check":  {(*command).check, nil},
+	"token":   {(*command).token, []string{"resource", "json"}},
+	"claims":  {(*command).claims, []string{"resource"}},
+	"jwks":    {(*command).jwks, nil},
+	"check":   {(*command).check, nil},
+	"version": {(*command).version, []string{"version"}},
 }
 
 type service struct {
@@ -103,6 +106,7 @@ func (c *command) parse(args []string) error {
 	flags.SetOutput(io.Discard)
 	endpoint, clientID, resource := flags.String("endpoint", "", ""), flags.String("client-id", "", ""), flags.String("resource", "", "")
 	flags.BoolVar(&c.json, "json", false, "")
+	version := flags.Bool("version", false, "")
 	var words []string
 	for len(args) > 0 {
 		if err := flags.Parse(args); err == flag.ErrHelp {
@@ -113,6 +117,9 @@ func (c *command) parse(args []string) error {
 		if args = flags.Args(); len(args) > 0 {
 			words, args = append(words, args[0]), args[1:]
 		}
+	}
+	if *version && len(words) == 0 {
+		words = []string{"version"}
 	}
 	if len(words) == 0 {
 		return errors.New("a command is missing")
@@ -321,4 +328,26 @@ func (c *command) jwks(context.Context) error {
 	}
 	c.print(string(set))
 	return nil
+}
+
+func (c *command) version(context.Context) error {
+	info, _ := debug.ReadBuildInfo()
+	c.print(describe(cmp.Or(info, new(debug.BuildInfo)), fips140.Enabled()))
+	return nil
+}
+
+// describe returns what a bug report has to say about a build. The revision is known only if the build
+// was made in a checkout of the repository.
+func describe(info *debug.BuildInfo, fips bool) string {
+	revision, mode := "unknown", "off"
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value
+		}
+	}
+	if fips {
+		mode = "on"
+	}
+	return fmt.Sprintf("version        %s\nrevision       %s\nGo             %s\nFIPS 140 mode  %s",
+		cmp.Or(info.Main.Version, "unknown"), revision, info.GoVersion, mode)
 }

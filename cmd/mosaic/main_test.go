@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -159,6 +161,8 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 		{"a secret as the value of a switch", "token -json=nobody-shall-see", "value is missing or wrong"},
 		{"control characters in a flag", "token -\x1b[2J", "mosaic: a flag is unknown, "},
 		{"no value", "token -resource", "value is missing or wrong"},
+		{"the version of a command", "token -version", "mosaic token has no flag -version"},
+		{"no version", "-version=false", "a command is missing"},
 		{"an empty value", "token -resource=", "-resource: the value is empty"},
 		{"no URI, like a field's name", "token -resource myResource", `-resource: Resource "myResource" is not an absolute URI`},
 		{"no URI", "token -resource orders", `-resource: Resource "orders" is not an absolute URI`},
@@ -183,11 +187,32 @@ func TestHelpIsOutput(t *testing.T) {
 	t.Parallel()
 	for _, args := range []string{"help", "-h", "help token", "token -h", "claims --help", "jwks -h", "check -help"} {
 		stdout := succeed(t, nil, strings.Fields(args)...)
-		for _, want := range []string{"curl -H @- https://", "Nothing is cached", "mosaic jwks > jwks.json", "MOSAIC_CLIENT_SECRET_FILE"} {
+		for _, want := range []string{"curl -H @- https://", "Nothing is cached", "mosaic jwks > jwks.json", "mosaic version", "MOSAIC_CLIENT_SECRET_FILE"} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("mosaic %s: no %q in the help", args, want)
 			}
 		}
+	}
+}
+
+func TestVersionTellsWhichBuildThisIs(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"version", "-version", "--version", "version -version"} {
+		for godebug, mode := range map[string]string{"fips140=off": "off", "fips140=on": "on"} {
+			want := "^version        \\S+\nrevision       \\w+\nGo             " + regexp.QuoteMeta(runtime.Version()) + "\nFIPS 140 mode  " + mode + "\n$"
+			if stdout := succeed(t, environment{"GODEBUG": godebug}, strings.Fields(args)...); !regexp.MustCompile(want).MatchString(stdout) {
+				t.Errorf("mosaic %s: got %q; want %q", args, stdout, want)
+			}
+		}
+	}
+	info := &debug.BuildInfo{GoVersion: "go1.26.8", Settings: []debug.BuildSetting{
+		{Key: "vcs", Value: "git"},
+		{Key: "vcs.revision", Value: "480919d0a1b2c3d4e5f60718293a4b5c6d7e8f90"},
+		{Key: "vcs.modified", Value: "false"},
+	}}
+	info.Main.Version = "v0.3.0"
+	if got := describe(info, false); !strings.HasPrefix(got, "version        v0.3.0\nrevision       480919d0a1b2c3d4e5f60718293a4b5c6d7e8f90\n") {
+		t.Errorf("got %q; want the module's version and the revision", got)
 	}
 }
 

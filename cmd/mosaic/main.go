@@ -26,13 +26,14 @@ import (
 	"example.com/mosaic"
 )
 
-// Signals keep their default action: Ctrl-C ends the process at once, even in a file read that
-// hangs, and a script around it, too. There is nothing to clean up.
+// Signals keep their default action, because there is nothing to clean up. So Ctrl-C ends the process
+// at once, even if it hangs while it reads a file, and a script around it ends, too.
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// verbs have the flags -endpoint and -client-id, and these.
+// verbs maps the first word of a call to its function and its flags. Each verb has the flags -endpoint
+// and -client-id as well.
 var verbs = map[string]struct {
 	run   func(*command, context.Context) error
 	flags []string
@@ -45,7 +46,7 @@ var verbs = map[string]struct {
 }
 
 type service struct {
-	name     string // for -resource
+	name     string // as -resource takes it
 	resource mosaic.Resource
 }
 
@@ -58,19 +59,19 @@ var services = []service{
 // A command is one call of the program.
 type command struct {
 	verb           string
-	input          bool // "-": read standard input
+	input          bool // whether "-" asks for a token on standard input
 	json           bool
-	getenv         func(string) string // overridden by flags
+	getenv         func(string) string // the environment, or a flag that is set in its place
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	terminal       bool  // stderr is one
-	err            error // the first one of stdout
+	terminal       bool  // whether stderr is a terminal
+	err            error // the first error of a write to stdout
 }
 
-// errPrinted is a failure already reported, on standard output.
+// errPrinted is the error of a failure that is already reported on standard output.
 var errPrinted = errors.New("failed")
 
-// run returns the exit status.
+// run makes one call, and returns its exit status.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	c := &command{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
 	if file, ok := stderr.(*os.File); ok {
@@ -156,7 +157,8 @@ func (c *command) parse(args []string) error {
 	return nil
 }
 
-// validate checks the value of a flag, in a Config that is valid otherwise.
+// validate returns an error if the value of a flag is wrong. It puts the value into a Config that is
+// otherwise valid.
 func validate(f *flag.Flag) (err error) {
 	value := f.Value.String()
 	conf := mosaic.Config{ClientID: "-", ClientSecret: "-", Endpoint: mosaic.US}
@@ -173,7 +175,7 @@ func validate(f *flag.Flag) (err error) {
 	return cmp.Or(err, conf.Validate())
 }
 
-// print writes a line to standard output.
+// print writes text and a line end to standard output.
 func (c *command) print(text string) {
 	_, err := io.WriteString(c.stdout, text+"\n")
 	c.err = cmp.Or(c.err, err)
@@ -184,7 +186,7 @@ func (c *command) note(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "mosaic: "+format+"\n", args...)
 }
 
-// waiting notes a wait of more than a second on a terminal. The caller stops it.
+// waiting notes on a terminal what the command waits for, unless the caller calls stop within a second.
 func (c *command) waiting(what string) (stop func() bool) {
 	return time.AfterFunc(time.Second, func() {
 		if c.terminal {
@@ -193,7 +195,7 @@ func (c *command) waiting(what string) (stop func() bool) {
 	}).Stop
 }
 
-// request requests a token for resource.
+// request requests a token for resource in place of conf's own.
 func (c *command) request(ctx context.Context, conf *mosaic.Config, resource mosaic.Resource) (*oauth2.Token, error) {
 	own := *conf
 	own.Resource = resource
@@ -217,7 +219,7 @@ func (c *command) token(ctx context.Context) error {
 	}
 	text := tok.AccessToken
 	if c.json {
-		object, _ := json.Marshal(map[string]string{ // of strings: no error
+		object, _ := json.Marshal(map[string]string{ // which never fails for strings
 			"access_token": tok.AccessToken,
 			"token_type":   tok.Type(),
 			"expiry":       tok.Expiry.UTC().Format(time.RFC3339),
@@ -263,7 +265,7 @@ func (c *command) claims(ctx context.Context) error {
 			b.WriteRune(r)
 			continue
 		}
-		for _, unit := range utf16.Encode([]rune{r}) { // a terminal might obey it
+		for _, unit := range utf16.Encode([]rune{r}) { // because a terminal might obey r
 			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
@@ -300,7 +302,7 @@ func isDeep(data []byte) bool {
 // tokens of up to 16 KiB.
 const maxInput = 64 << 10
 
-// readToken reads a token from standard input, also from a header as curl -v shows it.
+// readToken reads a token from standard input. The token may be in a header, as curl -v shows it.
 func (c *command) readToken() (*oauth2.Token, error) {
 	defer c.waiting("a token on standard input")()
 	data, err := io.ReadAll(io.LimitReader(c.stdin, maxInput+1))

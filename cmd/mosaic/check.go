@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic"
@@ -20,18 +23,19 @@ import (
 	"example.com/mosaic/internal/redact"
 )
 
+// check prints a line for each part of the configuration. Its error is errPrinted, because the reason
+// is on one of the lines.
 func (c *command) check(ctx context.Context) error {
 	conf, err := mosaic.FromEnv(c.getenv)
 	var creds mosaic.Credentials
 	if err == nil && conf.GetCredentials != nil {
 		creds, err = conf.GetCredentials(ctx)
 	}
-	if err != nil {
+	if err != nil { // such as a certificate that has expired
 		c.line("configuration", err, "")
 		return errPrinted
 	}
 	c.line("configuration", nil, "client %s at %s", redact.Own(conf.ClientID, "", 64), conf.Endpoint)
-	c.checkConnection(ctx, string(conf.Endpoint))
 	err = c.checkTokens(ctx, conf, cmp.Or(creds.ClientSecret, conf.ClientSecret))
 	if creds.PrivateKey != nil {
 		kid := assertion.NewJWK(creds.PrivateKey.Public(), "", creds.KeyID).KeyID
@@ -43,7 +47,7 @@ func (c *command) check(ctx context.Context) error {
 	return err
 }
 
-// line prints one result, or err.
+// line prints one line with ✗ and err or, if err is nil, with ✓ and the formatted text.
 func (c *command) line(what string, err error, format string, args ...any) {
 	mark, text := "✓", fmt.Sprintf(format, args...)
 	if err != nil {
@@ -52,93 +56,37 @@ func (c *command) line(what string, err error, format string, args ...any) {
 	c.print(fmt.Sprintf("%s %-14s %s", mark, what, text))
 }
 
-// connectTimeout has the length of one attempt of a token request.
-const connectTimeout = 10 * time.Second
-
-// checkConnection sends a request without credentials, accepts any status, and compares the clocks.
-func (c *command) checkConnection(ctx context.Context, base string) {
-	stop := c.waiting("a connection to " + base + ", for up to 10 seconds")
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	var resp *http.Response
-	sent := time.Now()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base, nil)
-	if err == nil {
-		resp, err = http.DefaultTransport.RoundTrip(req) // which follows no redirect
-	}
-	received := time.Now()
-	stop()
-	if err != nil {
-		c.line("connection", unreachable(err), "")
-		c.line("clock", errors.New("not compared, without a connection"), "")
-		return
-	}
-	resp.Body.Close()
-	way := "without TLS"
-	if resp.TLS != nil {
-		way = "over " + tls.VersionName(resp.TLS.Version)
-	}
-	if proxy, err := http.ProxyFromEnvironment(req); err == nil && proxy != nil {
-		way += ", through the proxy " + proxy.Host
-	}
-	c.line("connection", nil, "%s answers %s", base, way)
-	c.line("clock", skew(sent, received, resp.Header.Get("Date")), "agrees with the server's")
-}
-
-// unreachable returns err with a hint.
-func unreachable(err error) error {
-	text, hint := redact.Peer(err.Error(), "", 300), "check the endpoint, DNS, the firewall and HTTPS_PROXY"
-	if certificate := new(tls.CertificateVerificationError); errors.As(err, &certificate) {
-		hint = "check the local clock, SSL_CERT_FILE, and whether a proxy terminates TLS"
-	} else if errors.Is(err, context.DeadlineExceeded) {
-		text = fmt.Sprintf("no answer within %s", connectTimeout)
-	}
-	return fmt.Errorf("%s: %s", text, hint)
-}
-
-// skew returns an error if the local clock differs from the server's Date by so much that package
-// mosaic moves a token's expiry.
-func skew(sent, received time.Time, date string) error {
-	server, err := http.ParseTime(date)
-	switch {
-	case err != nil:
-		return errors.New("not compared: the server's answer has no Date")
-	case server.Before(sent.Add(-expiry.Tolerance)):
-		return fmt.Errorf("%s ahead of the server's: set the local clock (NTP)", sent.Sub(server).Round(time.Second))
-	case server.After(received.Add(expiry.Tolerance)):
-		return fmt.Errorf("%s behind the server's: set the local clock (NTP)", server.Sub(received).Round(time.Second))
-	}
-	return nil
-}
-
-// checkTokens requests a token for the default audience and one for each service, and shows the
-// permissions. It fails if there is no token for the default audience.
+// checkTokens requests a token for the default audience and then a token for each service, and shows
+// the permissions. It fails if there is no token for the default audience.
 func (c *command) checkTokens(ctx context.Context, conf *mosaic.Config, secret string) error {
 	all := append([]service{{"token", ""}}, services...)
 	if !slices.ContainsFunc(all, func(s service) bool { return s.resource == conf.Resource }) {
 		all = append(all, service{"resource", conf.Resource})
 	}
 	var tok *oauth2.Token
-	var failure error
+	var failure error // of the request for the default audience
 	for _, s := range all {
-		if failure != nil && !notConfigured(failure) {
-			c.line(s.name, errors.New("not tried, without a token for the default audience"), "")
+		var t *oauth2.Token
+		var err error
+		switch {
+		case s.resource == "":
+			t, err = c.checkConnection(ctx, conf)
+			failure = err
+		case failure != nil && !notConfigured(failure):
+			err = errors.New("not tried, without a token for the default audience")
+		default:
+			t, err = c.request(ctx, conf, s.resource)
+		}
+		audience := cmp.Or(string(s.resource), "the default audience")
+		if s.resource != "" && notConfigured(err) {
+			err = fmt.Errorf("not configured (invalid_target): if the application needs it, add the resource %s in Mosaic", audience)
+		}
+		if err != nil {
+			c.line(s.name, err, "")
 			continue
 		}
-		t, err := c.request(ctx, conf, s.resource)
-		audience := cmp.Or(string(s.resource), "the default audience")
-		switch {
-		case err == nil:
-			c.line(s.name, nil, "for %s, expires in %s", audience, left(t))
-			tok = cmp.Or(tok, t)
-		case s.resource != "" && notConfigured(err):
-			c.line(s.name, fmt.Errorf("not configured (invalid_target): if the application needs it, add the resource %s in Mosaic", audience), "")
-		default:
-			c.line(s.name, err, "")
-		}
-		if s.resource == "" {
-			failure = err
-		}
+		c.line(s.name, nil, "for %s, expires in %s", audience, left(t))
+		tok = cmp.Or(tok, t)
 	}
 	if tok != nil {
 		claims, err := mosaic.ParseClaims(tok)
@@ -155,19 +103,80 @@ func (c *command) checkTokens(ctx context.Context, conf *mosaic.Config, secret s
 	return nil
 }
 
-// notConfigured reports whether a token was refused for its resource.
+// checkConnection requests a token for the default audience, and shows what that says about the
+// connection and the clocks. There is no other connection, because a server may refuse a connection
+// that does not present the certificate as a token request does.
+func (c *command) checkConnection(ctx context.Context, conf *mosaic.Config) (*oauth2.Token, error) {
+	var conn, answered atomic.Pointer[httptrace.GotConnInfo]
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:              func(info httptrace.GotConnInfo) { conn.Store(&info) },
+		GotFirstResponseByte: func() { answered.Store(conn.Load()) },
+	})
+	sent := time.Now()
+	tok, err := c.request(ctx, conf, "")
+	received := time.Now()
+	if answered.Load() == nil {
+		c.line("connection", err, "")
+		c.line("clock", errors.New("not compared, without a connection"), "")
+		return nil, errors.New("no token, without a connection")
+	}
+	way := "without TLS"
+	if conn, ok := answered.Load().Conn.(*tls.Conn); ok {
+		way = "over " + tls.VersionName(conn.ConnectionState().Version)
+	}
+	req, _ := http.NewRequest(http.MethodPost, conf.Endpoint.TokenURL(), nil) // of a checked URL: no error
+	if proxy, err := http.ProxyFromEnvironment(req); err == nil && proxy != nil {
+		way += ", through the proxy " + proxy.Host
+	}
+	c.line("connection", nil, "%s answers %s", conf.Endpoint, way)
+	c.line("clock", skew(sent, received, serverTime(tok, err)), "agrees with the server's")
+	return tok, err
+}
+
+// serverTime returns the time at which the server issued tok or sent the refusal in err, by the
+// server's clock. It returns the zero time if neither says so.
+func serverTime(tok *oauth2.Token, err error) time.Time {
+	if refusal := (*oauth2.RetrieveError)(nil); errors.As(err, &refusal) {
+		date, _ := http.ParseTime(refusal.Response.Header.Get("Date"))
+		return date
+	}
+	var claims jwt.RegisteredClaims // because mosaic.ParseClaims fails if another claim has a wrong type
+	if tok != nil {
+		_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, &claims)
+	}
+	return cmp.Or(claims.IssuedAt, new(jwt.NumericDate)).Time
+}
+
+// skew returns an error if the local clock differs from the server's by so much that package mosaic
+// moves a token's expiry.
+func skew(sent, received, server time.Time) error {
+	switch {
+	case server.IsZero():
+		return errors.New("not compared, because the reply does not show the server's time")
+	case server.Before(sent.Add(-expiry.Tolerance)):
+		return fmt.Errorf("%s ahead of the server's: set the local clock (NTP)", sent.Sub(server).Round(time.Second))
+	case server.After(received.Add(expiry.Tolerance)):
+		return fmt.Errorf("%s behind the server's: set the local clock (NTP)", server.Sub(received).Round(time.Second))
+	}
+	return nil
+}
+
+// notConfigured reports whether Mosaic refused a token because of its resource.
 func notConfigured(err error) bool {
 	var refusal *oauth2.RetrieveError
 	return errors.As(err, &refusal) && refusal.ErrorCode == "invalid_target"
 }
 
-// checkCertificate fails in the last 14 days: somebody may have to submit another certificate to
-// Mosaic. A tool renews a short-lived one, usually with a third of its life left: checkCertificate
-// fails in the last tenth.
+// checkCertificate shows ✗ if less than 14 days are left, because somebody may have to submit another
+// certificate to Mosaic. A tool usually renews a short-lived certificate when a third of its life is
+// left, so for such a certificate checkCertificate shows ✗ only in the last tenth of its life.
 func (c *command) checkCertificate(leaf *x509.Certificate) {
 	left := time.Until(leaf.NotAfter)
-	text := fmt.Sprintf("%s, %d days left, until %s", redact.Own(leaf.Subject.String(), "", 100),
-		max(0, left/(24*time.Hour)), leaf.NotAfter.UTC().Format(time.RFC3339))
+	days := fmt.Sprintf("%d days", max(0, left/(24*time.Hour)))
+	if days == "1 days" {
+		days = "1 day"
+	}
+	text := fmt.Sprintf("%s, %s left, until %s", redact.Own(leaf.Subject.String(), "", 100), days, leaf.NotAfter.UTC().Format(time.RFC3339))
 	var err error
 	if left < min(14*24*time.Hour, leaf.NotAfter.Sub(leaf.NotBefore)/10) {
 		err = errors.New(text + ": replace it, and if it is self-signed, submit the new one to Mosaic")

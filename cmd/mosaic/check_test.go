@@ -1,12 +1,16 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"regexp"
 	"slices"
@@ -58,6 +62,12 @@ func but(lines ...string) []string {
 	return all
 }
 
+// unconnected returns the lines of a check without a connection.
+func unconnected(reason string) []string {
+	return but(`✗ connection     `+reason, `✗ clock          not compared, without a connection`, `✗ token          no token, without a connection`,
+		`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]
+}
+
 func TestCheckTellsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -95,10 +105,18 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 			env["MOSAIC_RESOURCE"] = string(mosaic.FraudPrevention)
 		}, 0, parts},
 		{"an unknown authority", func(_ *mosaictest.Server, env environment) { env["SSL_CERT_FILE"] = "" }, 1,
-			but(`✗ connection     tls: failed to verify certificate: .*: check the local clock, SSL_CERT_FILE, .*`,
-				`✗ clock          not compared, .*`,
-				`✗ token          .*the server's certificate does not verify.*`,
-				`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]},
+			unconnected(`token request to .*: the server's certificate does not verify .*: check Endpoint, the local clock, .*`)},
+		{"another server's reply", func(srv *mosaictest.Server, _ environment) {
+			srv.Fail(mosaictest.Fault{Status: http.StatusOK, Body: "{}"})
+		}, 1, but(`✗ clock          not compared, because the reply does not show the server's time`,
+			`✗ token          .*: the reply \(200 OK\) is not a token response .*`,
+			`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]},
+		{"a wrong secret and a local clock behind", func(srv *mosaictest.Server, _ environment) {
+			srv.SetSecret("another secret")
+			srv.SetSkew(time.Minute)
+		}, 1, but(`✗ clock          (1m0s|59s) behind the server's: set the local clock \(NTP\)`,
+			`✗ token          .* 401 .*invalid_client.*`,
+			`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]},
 		{"a local clock ahead", func(srv *mosaictest.Server, _ environment) { srv.SetSkew(-time.Minute) }, 0,
 			but(`✗ clock          (1m0s|1m1s) ahead of the server's: set the local clock \(NTP\)`)},
 		{"a local clock behind", func(srv *mosaictest.Server, _ environment) { srv.SetSkew(time.Minute) }, 0,
@@ -122,11 +140,83 @@ func TestCheckTellsWhatIsWrong(t *testing.T) {
 			env := newEnvironment(t, srv)
 			tt.change(srv, env)
 			hold(t, env, tt.status, tt.want...)
-			for _, r := range srv.APIRequests() {
-				if len(r.Body) > 0 || r.Header.Get("Authorization") != "" {
-					t.Error("the connection was tried with credentials")
-				}
+		})
+	}
+}
+
+// front starts a server that passes requests on to srv once it has seen a client certificate that it
+// accepts, and returns env for it.
+func front(t *testing.T, env environment, srv *mosaictest.Server, accept func(*tls.Config)) environment {
+	t.Helper()
+	to, err := url.Parse(string(srv.Endpoint()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	proxy.Transport = srv.Client().Transport
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS != nil && len(r.TLS.PeerCertificates) == 0 { // as nginx answers
+			w.Header().Set("Content-Type", "text/html")
+			w.Header().Set("Server", "nginx")
+			w.WriteHeader(http.StatusBadRequest)
+			io.WriteString(w, "<html><title>400 No required SSL certificate was sent</title></html>")
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	t.Cleanup(server.Close)
+	if accept == nil {
+		server.Start()
+		return env.with("MOSAIC_ENDPOINT", server.URL)
+	}
+	server.TLS = new(tls.Config)
+	accept(server.TLS)
+	server.StartTLS()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	return env.with("MOSAIC_ENDPOINT", server.URL, "SSL_CERT_FILE", kit.File(t, ca))
+}
+
+func TestCheckPresentsTheCertificateAsATokenRequestDoes(t *testing.T) {
+	t.Parallel()
+	asNginx := func(conf *tls.Config) { conf.ClientAuth = tls.RequestClientCert }
+	handshake := func(conf *tls.Config) { conf.ClientAuth = tls.RequireAnyClientCert }
+	before13 := func(conf *tls.Config) { conf.ClientAuth, conf.MaxVersion = tls.RequireAnyClientCert, tls.VersionTLS12 }
+	fromCA := func(conf *tls.Config) {
+		conf.ClientAuth, conf.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+	}
+	accepted := but(`✓ certificate    CN=client, .*`)
+	tests := []struct {
+		name   string
+		accept func(*tls.Config)
+		with   bool // a certificate
+		status int
+		want   []string
+	}{
+		{"required by a page, and set", asNginx, true, 0, accepted},
+		{"required by a page, and not set", asNginx, false, 1, but(
+			`✗ token          .*: 400 Bad Request, server nginx: the server may require a client certificate: set Certificate`,
+			`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]},
+		{"required in the handshake, and set", handshake, true, 0, accepted},
+		{"required in the handshake, and not set", handshake, false, 1,
+			unconnected(`token request to .* failed \(3 attempts\): ".*": the server may require a client certificate: set Certificate`)},
+		{"required in the handshake of TLS 1.2, and set", before13, true, 0, but(`✓ connection     https://127\.0\.0\.1:\d+ answers over TLS 1\.2`, `✓ certificate    CN=client, .*`)},
+		{"required in the handshake of TLS 1.2, and not set", before13, false, 1,
+			unconnected(`token request to .*: "remote error: tls: .*": the server may require a client certificate: set Certificate`)},
+		{"refused in the handshake", fromCA, true, 1, append(
+			unconnected(`token request to .* failed \(3 attempts\): ".*": the server may have refused the client certificate`), `✓ certificate    CN=client, .*`)},
+		{"without TLS", nil, true, 0, but(`✓ configuration  client .* at http://127\.0\.0\.1:\d+`,
+			`✓ connection     http://127\.0\.0\.1:\d+ answers without TLS`, `✓ certificate    CN=client, .*`)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			srv := mosaictest.Start(t)
+			env := front(t, newEnvironment(t, srv), srv, tt.accept)
+			if tt.with {
+				env = env.withCertificate(t, kit.Certificate(t, "client", kit.EC(), nil))
 			}
+			hold(t, env, tt.status, tt.want...)
 		})
 	}
 }
@@ -149,6 +239,8 @@ func TestCheckShowsWhatKeysAndCertificatesNeed(t *testing.T) {
 		{"a year with a month left", 335 * day, 30 * day, `✓ certificate    CN=client, 30 days left, until \d{4}-\S+Z`},
 		{"a year with a fortnight left", 351 * day, 14 * day, `✓ certificate    CN=client, 14 days left, until \S+`},
 		{"a year with less than a fortnight left", 352 * day, 13 * day, `✗ certificate    CN=client, 13 days left, until \S+: replace it, .*`},
+		{"a year with a day left", 364 * day, day, `✗ certificate    CN=client, 1 day left, until \S+: replace it, .*`},
+		{"two days with a day left", day, day, `✓ certificate    CN=client, 1 day left, until \S+Z`},
 		{"a day with a quarter left", 18 * time.Hour, 6 * time.Hour, `✓ certificate    CN=client, 0 days left, .*`},
 		{"a day with two hours left", 22 * time.Hour, 2 * time.Hour, `✗ certificate    CN=client, 0 days left, .*: replace it, .*`},
 	}
@@ -157,10 +249,15 @@ func TestCheckShowsWhatKeysAndCertificatesNeed(t *testing.T) {
 			t.Parallel()
 			cert := kit.Certificate(t, "client", kit.EC(), nil, lasts(tt.before, tt.after))
 			srv.RegisterCertificate(tt.name, cert.Leaf)
-			env := env.with("MOSAIC_CLIENT_ID", tt.name,
-				"MOSAIC_CERTIFICATE_FILE", kit.File(t, kit.CertificatePEM(cert)), "MOSAIC_CERTIFICATE_KEY_FILE", kit.File(t, kit.KeyPEM(t, kit.EC())))
-			hold(t, env, 0, but(`✓ configuration  client `+tt.name+` at .*`, tt.want)...)
+			hold(t, env.with("MOSAIC_CLIENT_ID", tt.name).withCertificate(t, cert), 0, but(`✓ configuration  client `+tt.name+` at .*`, tt.want)...)
 		})
+	}
+
+	for want, change := range map[string]func(*x509.Certificate){
+		"Certificate has expired: its NotAfter is 2023-11-14T22:13:20Z":       func(c *x509.Certificate) { c.NotAfter = time.Unix(17e8, 0) },
+		"Certificate is not valid yet: its NotBefore is 2096-10-02T07:06:40Z": func(c *x509.Certificate) { c.NotBefore = time.Unix(4e9, 0) },
+	} {
+		hold(t, env.withCertificate(t, kit.Certificate(t, "client", kit.EC(), nil, change)), 1, `✗ configuration  invalid environment: MOSAIC_CERTIFICATE_FILE .*: `+want)
 	}
 
 	withKey := env.with("MOSAIC_KEY_ID", "2026", "MOSAIC_PRIVATE_KEY_FILE", kit.File(t, kit.KeyPEM(t, kit.EC())))
@@ -194,11 +291,8 @@ func TestCheckGoesThroughTheProxy(t *testing.T) {
 	t.Cleanup(proxy.Close)
 
 	env := newEnvironment(t, srv).with("MOSAIC_ENDPOINT", "https://example.com", "HTTPS_PROXY", proxy.URL)
-	hold(t, env, 1, but(`✓ configuration  client pVEZaxjhbdshcudsLe at https://example\.com`,
-		`✗ connection     Proxy Authentication Required: check .* HTTPS_PROXY`,
-		`✗ clock          not compared, .*`,
-		`✗ token          .* the proxy refused CONNECT: 407 .*`,
-		`✗ verify         not tried, .*`, `✗ risk           not tried, .*`, `✗ xdv            not tried, .*`)[:7]...)
+	refused := unconnected(`token request to https://example\.com/oidc/token .*: the proxy refused CONNECT: 407 .*: check HTTPS_PROXY and its credentials`)
+	hold(t, env, 1, append([]string{`✓ configuration  client pVEZaxjhbdshcudsLe at https://example\.com`}, refused[1:]...)...)
 
 	u, err := url.Parse(proxy.URL)
 	if err != nil {

@@ -1,11 +1,12 @@
-// Command mosaic prints access tokens for Transmit Security's Mosaic, their claims and the JWK Set
-// to submit, and checks a configuration. "mosaic help" describes it.
+// Command mosaic prints access tokens for Transmit Security's Mosaic, the claims of a token, and the
+// JWK Set to submit to Mosaic. It also checks a configuration. For its description, run "mosaic help".
 package main
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/fips140"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -24,25 +26,27 @@ import (
 	"example.com/mosaic"
 )
 
-// Signals keep their default action: Ctrl-C ends the process at once, even in a file read that
-// hangs, and a script around it, too. There is nothing to clean up.
+// Signals keep their default action, because there is nothing to clean up. So Ctrl-C ends the process
+// at once, even if it hangs while it reads a file, and a script around it ends, too.
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// verbs have the flags -endpoint and -client-id, and these.
+// verbs maps the first word of a call to its function and its flags. Each verb has the flags -endpoint
+// and -client-id as well.
 var verbs = map[string]struct {
 	run   func(*command, context.Context) error
 	flags []string
 }{
-	"token":  {(*command).token, []string{"resource", "json"}},
-	"claims": {(*command).claims, []string{"resource"}},
-	"jwks":   {(*command).jwks, nil},
-	"check":  {(*command).check, nil},
+	"token":   {(*command).token, []string{"resource", "json"}},
+	"claims":  {(*command).claims, []string{"resource"}},
+	"jwks":    {(*command).jwks, nil},
+	"check":   {(*command).check, nil},
+	"version": {(*command).version, []string{"version"}},
 }
 
 type service struct {
-	name     string // for -resource
+	name     string // as -resource takes it
 	resource mosaic.Resource
 }
 
@@ -55,19 +59,19 @@ var services = []service{
 // A command is one call of the program.
 type command struct {
 	verb           string
-	input          bool // "-": read standard input
+	input          bool // whether "-" asks for a token on standard input
 	json           bool
-	getenv         func(string) string // overridden by flags
+	getenv         func(string) string // the environment, or a flag that is set in its place
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	terminal       bool  // stderr is one
-	err            error // the first one of stdout
+	terminal       bool  // whether stderr is a terminal
+	err            error // the first error of a write to stdout
 }
 
-// errPrinted is a failure already reported, on standard output.
+// errPrinted is the error of a failure that is already reported on standard output.
 var errPrinted = errors.New("failed")
 
-// run returns the exit status.
+// run makes one call, and returns its exit status.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	c := &command{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
 	if file, ok := stderr.(*os.File); ok {
@@ -96,20 +100,27 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 
 func unprefixed(err error) string { return strings.TrimPrefix(err.Error(), "mosaic: ") }
 
-// parse takes flags before and behind words. Its errors show no unknown word: one may be a token.
+// parse reads the flags, which may stand before and behind the words. Its errors show no unknown word
+// and no unknown flag, because it may be a secret in the wrong place.
 func (c *command) parse(args []string) error {
 	flags := flag.NewFlagSet("mosaic", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	endpoint, clientID, resource := flags.String("endpoint", "", ""), flags.String("client-id", "", ""), flags.String("resource", "", "")
 	flags.BoolVar(&c.json, "json", false, "")
+	version := flags.Bool("version", false, "")
 	var words []string
 	for len(args) > 0 {
-		if err := flags.Parse(args); err != nil {
+		if err := flags.Parse(args); err == flag.ErrHelp {
 			return err
+		} else if err != nil {
+			return errors.New("a flag is unknown, or its value is missing or wrong")
 		}
 		if args = flags.Args(); len(args) > 0 {
 			words, args = append(words, args[0]), args[1:]
 		}
+	}
+	if *version && len(words) == 0 {
+		words = []string{"version"}
 	}
 	if len(words) == 0 {
 		return errors.New("a command is missing")
@@ -146,7 +157,8 @@ func (c *command) parse(args []string) error {
 	return nil
 }
 
-// validate checks the value of a flag, in a Config that is valid otherwise.
+// validate returns an error if the value of a flag is wrong. It puts the value into a Config that is
+// otherwise valid.
 func validate(f *flag.Flag) (err error) {
 	value := f.Value.String()
 	conf := mosaic.Config{ClientID: "-", ClientSecret: "-", Endpoint: mosaic.US}
@@ -163,7 +175,7 @@ func validate(f *flag.Flag) (err error) {
 	return cmp.Or(err, conf.Validate())
 }
 
-// print writes a line to standard output.
+// print writes text and a line end to standard output.
 func (c *command) print(text string) {
 	_, err := io.WriteString(c.stdout, text+"\n")
 	c.err = cmp.Or(c.err, err)
@@ -174,7 +186,7 @@ func (c *command) note(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "mosaic: "+format+"\n", args...)
 }
 
-// waiting notes a wait of more than a second on a terminal. The caller stops it.
+// waiting notes on a terminal what the command waits for, unless the caller calls stop within a second.
 func (c *command) waiting(what string) (stop func() bool) {
 	return time.AfterFunc(time.Second, func() {
 		if c.terminal {
@@ -183,7 +195,7 @@ func (c *command) waiting(what string) (stop func() bool) {
 	}).Stop
 }
 
-// request requests a token for resource.
+// request requests a token for resource in place of conf's own.
 func (c *command) request(ctx context.Context, conf *mosaic.Config, resource mosaic.Resource) (*oauth2.Token, error) {
 	own := *conf
 	own.Resource = resource
@@ -207,7 +219,7 @@ func (c *command) token(ctx context.Context) error {
 	}
 	text := tok.AccessToken
 	if c.json {
-		object, _ := json.Marshal(map[string]string{ // of strings: no error
+		object, _ := json.Marshal(map[string]string{ // which never fails for strings
 			"access_token": tok.AccessToken,
 			"token_type":   tok.Type(),
 			"expiry":       tok.Expiry.UTC().Format(time.RFC3339),
@@ -241,6 +253,9 @@ func (c *command) claims(ctx context.Context) error {
 	}
 	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
 	claims = bytes.TrimSpace(claims)
+	if isDeep(claims) {
+		return fmt.Errorf("the token's claims have more than %d nested levels", maxDepth)
+	}
 	if err != nil || !bytes.HasPrefix(claims, []byte("{")) || json.Indent(&text, claims, "", "  ") != nil {
 		return errors.New("the token is not a JWT: its claims are not JSON in base64url")
 	}
@@ -250,7 +265,7 @@ func (c *command) claims(ctx context.Context) error {
 			b.WriteRune(r)
 			continue
 		}
-		for _, unit := range utf16.Encode([]rune{r}) { // a terminal might obey it
+		for _, unit := range utf16.Encode([]rune{r}) { // because a terminal might obey r
 			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
@@ -261,10 +276,33 @@ func (c *command) claims(ctx context.Context) error {
 	return nil
 }
 
-// maxInput bounds standard input. Package mosaic accepts tokens of up to 16 KiB.
+// maxDepth bounds the nested levels of claims, because 27 KB of brackets, if indented, would take a
+// gigabyte.
+const maxDepth = 100
+
+// isDeep reports whether JSON has more than maxDepth nested levels.
+func isDeep(data []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(data) && depth <= maxDepth; i++ {
+		switch b := data[i]; {
+		case b == '"':
+			quoted = !quoted
+		case b == '\\': // only in quotes
+			i++
+		case !quoted && (b == '{' || b == '['):
+			depth++
+		case !quoted && (b == '}' || b == ']'):
+			depth--
+		}
+	}
+	return depth > maxDepth
+}
+
+// maxInput bounds standard input, in bytes. It is more than enough, because package mosaic accepts
+// tokens of up to 16 KiB.
 const maxInput = 64 << 10
 
-// readToken reads a token from standard input, also from a header as curl -v shows it.
+// readToken reads a token from standard input. The token may be in a header, as curl -v shows it.
 func (c *command) readToken() (*oauth2.Token, error) {
 	defer c.waiting("a token on standard input")()
 	data, err := io.ReadAll(io.LimitReader(c.stdin, maxInput+1))
@@ -292,4 +330,26 @@ func (c *command) jwks(context.Context) error {
 	}
 	c.print(string(set))
 	return nil
+}
+
+func (c *command) version(context.Context) error {
+	info, _ := debug.ReadBuildInfo()
+	c.print(describe(cmp.Or(info, new(debug.BuildInfo)), fips140.Enabled()))
+	return nil
+}
+
+// describe returns what a bug report has to say about a build. The revision is known only if the build
+// was made in a checkout of the repository.
+func describe(info *debug.BuildInfo, fips bool) string {
+	revision, mode := "unknown", "off"
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value
+		}
+	}
+	if fips {
+		mode = "on"
+	}
+	return fmt.Sprintf("version        %s\nrevision       %s\nGo             %s\nFIPS 140 mode  %s",
+		cmp.Or(info.Main.Version, "unknown"), revision, info.GoVersion, mode)
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"maps"
@@ -10,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -62,6 +66,12 @@ func (e environment) with(pairs ...string) environment {
 		e[pair[0]] = pair[1]
 	}
 	return e
+}
+
+// withCertificate returns a copy of e with cert, whose key is [kit.EC], and the key in files.
+func (e environment) withCertificate(t *testing.T, cert *tls.Certificate) environment {
+	t.Helper()
+	return e.with("MOSAIC_CERTIFICATE_FILE", kit.File(t, kit.CertificatePEM(cert)), "MOSAIC_CERTIFICATE_KEY_FILE", kit.File(t, kit.KeyPEM(t, kit.EC())))
 }
 
 // secrets returns the texts of e that no output may have.
@@ -145,8 +155,14 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 		{"a token as an argument", "claims eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.x", "too many arguments for mosaic claims"},
 		{"two inputs", "claims - -", "too many arguments"},
 		{"a flag of another command", "jwks -json", "mosaic jwks has no flag -json"},
-		{"a secret as a flag", "token -client-secret=nobody-shall-see", "-client-secret"},
-		{"no value", "token -resource", "-resource"},
+		{"a secret as the value of an unknown flag", "token -client-secret=nobody-shall-see", "mosaic: a flag is unknown, or its value is missing or wrong\n"},
+		{"a secret as a flag", "token -nobody-shall-see", "mosaic: a flag is unknown, "},
+		{"a secret behind too many dashes", "---nobody-shall-see", "mosaic: a flag is unknown, "},
+		{"a secret as the value of a switch", "token -json=nobody-shall-see", "value is missing or wrong"},
+		{"control characters in a flag", "token -\x1b[2J", "mosaic: a flag is unknown, "},
+		{"no value", "token -resource", "value is missing or wrong"},
+		{"the version of a command", "token -version", "mosaic token has no flag -version"},
+		{"no version", "-version=false", "a command is missing"},
 		{"an empty value", "token -resource=", "-resource: the value is empty"},
 		{"no URI, like a field's name", "token -resource myResource", `-resource: Resource "myResource" is not an absolute URI`},
 		{"no URI", "token -resource orders", `-resource: Resource "orders" is not an absolute URI`},
@@ -159,7 +175,8 @@ func TestAMistakeInTheCallShowsTheUsage(t *testing.T) {
 			t.Parallel()
 			env := environment{"MOSAIC_CLIENT_SECRET": "nobody-shall-see"}
 			args := strings.FieldsFunc(tt.args, func(r rune) bool { return r == ' ' })
-			if status, _, stderr := call(t, env, "", args...); status != 2 || !strings.Contains(stderr, tt.want) {
+			status, _, stderr := call(t, env, "", args...)
+			if status != 2 || !strings.Contains(stderr, tt.want) || strings.Contains(stderr, "\x1b") {
 				t.Errorf("got status %d and %q; want 2 and %q", status, stderr, tt.want)
 			}
 		})
@@ -170,11 +187,32 @@ func TestHelpIsOutput(t *testing.T) {
 	t.Parallel()
 	for _, args := range []string{"help", "-h", "help token", "token -h", "claims --help", "jwks -h", "check -help"} {
 		stdout := succeed(t, nil, strings.Fields(args)...)
-		for _, want := range []string{"curl -H @- https://", "Nothing is cached", "mosaic jwks > jwks.json", "MOSAIC_CLIENT_SECRET_FILE"} {
+		for _, want := range []string{"curl -H @- https://", "Nothing is cached", "mosaic jwks > jwks.json", "mosaic version", "MOSAIC_CLIENT_SECRET_FILE"} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("mosaic %s: no %q in the help", args, want)
 			}
 		}
+	}
+}
+
+func TestVersionTellsWhichBuildThisIs(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"version", "-version", "--version", "version -version"} {
+		for godebug, mode := range map[string]string{"fips140=off": "off", "fips140=on": "on"} {
+			want := "^version        \\S+\nrevision       \\w+\nGo             " + regexp.QuoteMeta(runtime.Version()) + "\nFIPS 140 mode  " + mode + "\n$"
+			if stdout := succeed(t, environment{"GODEBUG": godebug}, strings.Fields(args)...); !regexp.MustCompile(want).MatchString(stdout) {
+				t.Errorf("mosaic %s: got %q; want %q", args, stdout, want)
+			}
+		}
+	}
+	info := &debug.BuildInfo{GoVersion: "go1.26.8", Settings: []debug.BuildSetting{
+		{Key: "vcs", Value: "git"},
+		{Key: "vcs.revision", Value: "480919d0a1b2c3d4e5f60718293a4b5c6d7e8f90"},
+		{Key: "vcs.modified", Value: "false"},
+	}}
+	info.Main.Version = "v0.3.0"
+	if got := describe(info, false); !strings.HasPrefix(got, "version        v0.3.0\nrevision       480919d0a1b2c3d4e5f60718293a4b5c6d7e8f90\n") {
+		t.Errorf("got %q; want the module's version and the revision", got)
 	}
 }
 
@@ -210,6 +248,8 @@ func TestAFailureIsOneLine(t *testing.T) {
 		{"claims in no base64", "claims -", nil, "e30.{}.x", "not JSON"},
 		{"claims in no JSON", "claims -", nil, "e30.e3t9.x", "not JSON"},
 		{"claims that are a list", "claims -", nil, "e30.W10.x", "not JSON"},
+		{"101 nested levels", "claims -", nil, nested(100), "the token's claims have more than 100 nested levels"},
+		{"brackets without end", "claims -", nil, "e30." + base64.RawURLEncoding.EncodeToString([]byte(`{"a":`+strings.Repeat("[", 27<<10))) + ".x", "more than 100 nested levels"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -371,6 +411,13 @@ func TestTokenAsJSONIsWhatOAuth2Decodes(t *testing.T) {
 	}
 }
 
+// nested returns a token with n arrays in its claims, each in the one before. Brackets in a string and
+// arrays that end do not count.
+func nested(n int) string {
+	claims := `{"a\"":"` + strings.Repeat("[", 100) + `\\","b":[` + strings.Repeat("[],", 99) + `[]],"c":` + strings.Repeat("[", n) + strings.Repeat("]", n) + `}`
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".x"
+}
+
 func TestClaimsAreThoseInTheToken(t *testing.T) {
 	t.Parallel()
 	srv := mosaictest.Start(t)
@@ -404,6 +451,9 @@ $`)
 	}
 	if _, stdout, _ := call(t, nil, "e30.IHt9Cg.x", "claims", "-"); stdout != "{}\n" { // " {}\n"
 		t.Errorf("got %q of an empty object; want {}", stdout)
+	}
+	if status, stdout, _ := call(t, nil, nested(99), "claims", "-"); status != 0 || strings.Count(stdout, "[") != 99+201 {
+		t.Errorf("got status %d and %q of claims with 100 nested levels; want the claims", status, stdout)
 	}
 	if n := len(srv.TokenRequests()); n != 0 {
 		t.Errorf("standard input caused %d token requests; want none", n)

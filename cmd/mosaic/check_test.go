@@ -204,7 +204,7 @@ func TestCheckPresentsTheCertificateAsATokenRequestDoes(t *testing.T) {
 		{"required in the handshake of TLS 1.2, and not set", before13, false, 1,
 			unconnected(`token request to .*: "remote error: tls: .*": the server may require a client certificate: set Certificate`)},
 		{"refused in the handshake", fromCA, true, 1, append(
-			unconnected(`token request to .* failed \(3 attempts\): ".*": the server may have refused the client certificate`), `✓ certificate    CN=client, .*`)},
+			unconnected(`token request to .* failed \(3 attempts\): ".*": the server may have refused Certificate`), `✓ certificate    CN=client, .*`)},
 		{"without TLS", nil, true, 0, but(`✓ configuration  client .* at http://127\.0\.0\.1:\d+`,
 			`✓ connection     http://127\.0\.0\.1:\d+ answers without TLS`, `✓ certificate    CN=client, .*`)},
 	}

@@ -271,24 +271,24 @@ var sections = []section{
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
 			`The secret is wrong or revoked, or it belongs to another region or environment. If you ask Mosaic's support, name the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
-			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns and mosaic jwks prints. If Mosaic already has that set, it may require its issuer as the audience: see AssertionAudience.`},
+			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns or mosaic jwks prints. If Mosaic already has that set, it may require its issuer as the audience: see AssertionAudience.`},
 		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `In the Admin Portal, submit the JWK Set of the certificate if it is self-signed, or its chain if a CA has signed it.`},
 		{"another subject", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
 			roots := x509.NewCertPool()
 			roots.AddCert(c.Leaf)
 			srv.RegisterCA("acme", roots, "CN=another")
 		}), `401 Unauthorized: invalid_client, "the certificate's subject is not the client's": check ClientID, and that the application at this Endpoint has this certificate`,
-			`A CA-signed certificate must have the subject that is registered for the client (tls_client_auth_subject_dn). A renewed certificate must have the same subject. The words in quotes are the stand-in's; Mosaic's are not documented.`},
+			`A CA-signed certificate must have the subject that is registered for the client (tls_client_auth_subject_dn). A renewed certificate must have the same subject. The words in quotes come from mosaictest. Mosaic's own words are not documented.`},
 		{"OCSP", standIn(func(srv *mosaictest.Server, _ *tls.Certificate) {
 			srv.Fail(mosaictest.OAuthError(http.StatusUnauthorized, "invalid_client", ""))
 		}), `401 Unauthorized: invalid_client: check ClientID, and that the application at this Endpoint has this certificate`,
 			`If Mosaic accepted this CA-signed certificate before, the certificate may have been revoked, or the OCSP responder in the client's settings may be down. While the responder is down, Mosaic can refuse every token request unless ocsp_fail_open is set there.`},
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
-		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, `The text is Mosaic's. Compare the Config with the client's settings in the Admin Portal.`},
+		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, `Mosaic sent the text in quotes. Compare the Config with the client's settings in the Admin Portal.`},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
 			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `In Mosaic, configure the service for the application. If the application does not need the service, call another service.`},
 		{"invalid_target without a resource", oauth("invalid_target"), `400 Bad Request: invalid_target: the request names no resource: check Resource`, ``},
-		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, `Leave Scopes empty: Mosaic assigns scopes to the client, and the token carries them.`},
+		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, `Leave Scopes empty, because Mosaic assigns scopes to the client, and the token carries them.`},
 		{"invalid_request", oauth("invalid_request"), `400 Bad Request: invalid_request: check EndpointParams, and the client authentication method set for the application`, ``},
 		{"unauthorized_client", oauth("unauthorized_client"), `400 Bad Request: unauthorized_client: the application has to be allowed the grant type client_credentials`, ``},
 		{"unsupported_grant_type", oauth("unsupported_grant_type"), `400 Bad Request: unsupported_grant_type: the application has to be allowed the grant type client_credentials`, ``},
@@ -308,7 +308,7 @@ var sections = []section{
 	{"Token requests: no good answer", "These errors begin in the same way. If the request was retried, `(3 attempts)` stands before the colon.", failed, []text{
 		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `As long as a token is valid, the source tries again by itself. Otherwise the next call tries again. See Mosaic's status page.`},
 		{"503", status("503 Service Unavailable", "Content-Type: text/plain\r\nServer: envoy\r\nRetry-After: 30", "no healthy upstream"), `: 503 Service Unavailable, server envoy: "no healthy upstream": a fault on Mosaic's side, or on the way there; retry after 30s`, ``},
-		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `nginx, or a load balancer, answered in place of the server behind it, which did not.`},
+		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `The server behind nginx, or behind another load balancer, did not answer.`},
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
 			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `Try curl on the same machine. If curl fails, too, check DNS, routes and firewalls.`},
 		{"a proxy that cannot be reached", transport(unchanged, &http.Transport{
@@ -328,7 +328,7 @@ var sections = []section{
 			_, err := with(func(c *mosaic.Config) { c.Endpoint = "http://localhost" }).Token(kit.Over(t.Context(), rt))
 			return errors.New(strings.Replace(err.Error(), "http://localhost", string(mosaic.EU), 1))
 		}, ` (3 attempts): "net/http: HTTP/1.x transport connection broken: malformed HTTP response [withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
-		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `Each attempt has ten seconds, and all attempts together have 30. Mosaic is slow, or something on the way to it is.`},
+		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt may take ten seconds, and all attempts together 30 seconds. Mosaic, or something on the way to it, is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))
 			return err
@@ -344,7 +344,7 @@ var sections = []section{
 		{"HTML with 200", status("200 OK", "Content-Type: text/html\r\nServer: captive", "<html>"), `: the reply (200 OK, server captive) is not a token response (RFC 6749 §5.1): an HTML page: does a proxy or a firewall answer in Mosaic's place?`, ``},
 		{"no token", status("200 OK", jsonType, `{}`), `: the reply (200 OK) is not a token response (RFC 6749 §5.1): "oauth2: server response missing access_token"`, `Endpoint is not Mosaic's, or something on the way answers in Mosaic's place.`},
 		{"an empty reply", status("204 No Content", "", ""), `: the reply (204 No Content) is not a token response (RFC 6749 §5.1): "oauth2: cannot parse json: unexpected end of JSON input"`, ``},
-		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, `Mosaic issues only Bearer tokens, by its documentation. Check EndpointParams, and that it is Mosaic that answers.`},
+		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, `According to its documentation, Mosaic issues only Bearer tokens. Check EndpointParams, and that it is Mosaic that answers.`},
 		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, `Mosaic's tokens are JWTs, which have no such characters. Check that it is Mosaic that answers.`},
 		{"a long token", tokenReply(strings.Repeat("a", 16385), `"expires_in":60`), `: the reply (200 OK) holds no usable token: it has 16385 bytes, more than any header takes`, ``},
 		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, `Mosaic's tokens are JWTs with an exp claim. Check that it is Mosaic that answers.`},
@@ -364,13 +364,13 @@ var sections = []section{
 		{"a proxy between", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
 			srv.SetClaims(func(claims map[string]any) { claims["cnf"] = map[string]any{"x5t#S256": "another"} })
 			srv.RegisterCertificate("acme", c.Leaf)
-		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Configure the proxy so that it passes TLS to Mosaic's hosts through.`},
+		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Configure the proxy not to terminate TLS for Mosaic's hosts.`},
 		{"an HSM that fails", standIn(func(_ *mosaictest.Server, c *tls.Certificate) {
 			c.PrivateKey = &kit.Signer{Signer: kit.EC(), Before: func() error { return errors.New("CKR_DEVICE_ERROR") }}
 		}), ` (3 attempts): "tls: failed to sign handshake: CKR_DEVICE_ERROR"`, `The quoted text ends with the error of the certificate's key.`},
 	}},
 	{"Keys and GetCredentials", "", failed, []text{
-		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text behind PrivateKey could not sign is the error of your signer.`},
+		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text after "could not sign" is the error of your signer.`},
 		{"a signer that hangs", reply(key(func() error { time.Sleep(time.Hour); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey did not return in time`, `The KMS or the HSM did not answer within ten seconds.`},
 		{"a signer that panics", reply(key(func() error { panic("x") }), ""), ` (3 attempts): no client assertion: PrivateKey panicked (its stack is in the log)`, ``},
 		{"a signer that ends its goroutine", reply(key(func() error { runtime.Goexit(); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey ended its goroutine (runtime.Goexit)`, ``},

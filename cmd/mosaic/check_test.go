@@ -291,7 +291,7 @@ func TestCheckGoesThroughTheProxy(t *testing.T) {
 	t.Cleanup(proxy.Close)
 
 	env := newEnvironment(t, srv).with("MOSAIC_ENDPOINT", "https://example.com", "HTTPS_PROXY", proxy.URL)
-	refused := unconnected(`token request to https://example\.com/oidc/token .*: the proxy refused CONNECT: 407 .*: check HTTPS_PROXY and its credentials`)
+	refused := unconnected(`token request to https://example\.com/oidc/token .*: the proxy refused CONNECT: 407 .*: check HTTPS_PROXY and its credentials, and that the proxy allows this host`)
 	hold(t, env, 1, append([]string{`✓ configuration  client pVEZaxjhbdshcudsLe at https://example\.com`}, refused[1:]...)...)
 
 	u, err := url.Parse(proxy.URL)

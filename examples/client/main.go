@@ -17,8 +17,8 @@ import (
 
 func main() {
 	conf := &mosaic.Config{
-		ClientID:     os.Getenv("CLIENT_ID"),
-		ClientSecret: os.Getenv("CLIENT_SECRET"),
+		ClientID:     os.Getenv("MOSAIC_CLIENT_ID"),
+		ClientSecret: os.Getenv("MOSAIC_CLIENT_SECRET"),
 		Endpoint:     mosaic.EU, // the region of the credentials
 		Logger:       slog.Default(),
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -201,6 +202,50 @@ func TestAnHTTPClientThatTrustsACA(t *testing.T) {
 	if _, err := srv.Config().Token(context.WithValue(t.Context(), oauth2.HTTPClient, client)); err != nil {
 		t.Error(err)
 	}
+}
+
+// A mortal connection loses what is written to it once it is dead.
+type mortal struct {
+	net.Conn
+	dead *atomic.Bool
+}
+
+func (c mortal) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func TestHealthChecksEndACallOnADeadConnection(t *testing.T) {
+	srv := mosaictest.Start(t)
+	conf, ctx := srv.Config(), t.Context()
+
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 15 * time.Second}
+	client := conf.Client(context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: transport}))
+
+	defer transport.CloseIdleConnections()
+	transport.HTTP2.SendPingTimeout, transport.HTTP2.PingTimeout = 50*time.Millisecond, 50*time.Millisecond
+	transport.TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	dead := new(atomic.Bool)
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return mortal{c, dead}, err
+	}
+	getUsers(t, client, srv)
+	dead.Store(true)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.Endpoint().URL("/cis/v1/users"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res, err := client.Do(req); err == nil || ctx.Err() != nil {
+		t.Errorf("got %v, error %v; want an error long before the deadline", res, err)
+	}
+	dead = new(atomic.Bool)
+	getUsers(t, client, srv)
 }
 
 // firstToken returns nil once Mosaic has given conf a token. It returns an error if Mosaic refuses

@@ -202,13 +202,13 @@ func secretEnv(name, value string) func(*testing.T) error {
 }
 
 var sections = []section{
-	{"Config, at start-up", "`Validate` finds these; so do Token, TokenSource, Client and JWKS.", "mosaic: invalid Config: ", []text{
+	{"Config, at start-up", "`Validate` returns these errors. Token, TokenSource, Client and JWKS return them, too, because they call Validate.", "mosaic: invalid Config: ", []text{
 		{"no client ID", invalid(func(c *mosaic.Config) { c.ClientID = "" }), `ClientID is empty: set the application's client ID`, `Copy it from the application in Mosaic's Admin Portal.`},
-		{"a line end", invalid(func(c *mosaic.Config) { c.ClientSecret += "\n" }), `ClientSecret holds a control character (a line end read from a file?)`, `Trim what was read from a file, or use Files or FromEnv, which do.`},
-		{"a space", invalid(func(c *mosaic.Config) { c.ClientSecret += " " }), `ClientSecret begins or ends with white space or a quote: remove it`, `docker --env-file and some secret stores keep white space and quotes.`},
+		{"a line end", invalid(func(c *mosaic.Config) { c.ClientSecret += "\n" }), `ClientSecret holds a control character (a line end read from a file?)`, `Trim what you read from a file, or let Files or FromEnv read it, because they trim it.`},
+		{"a space", invalid(func(c *mosaic.Config) { c.ClientSecret += " " }), `ClientSecret begins or ends with white space or a quote: remove it`, `docker --env-file and some secret stores pass on white space and quotes.`},
 		{"quotes", invalid(func(c *mosaic.Config) { c.ClientID = `"acme"` }), `ClientID begins or ends with white space or a quote: remove it`, ``},
 		{"not UTF-8", invalid(func(c *mosaic.Config) { c.ClientID = "acm\xe9" }), `ClientID is not valid UTF-8`, ``},
-		{"no credentials", invalid(func(c *mosaic.Config) { c.ClientSecret = "" }), `set ClientSecret, PrivateKey or Certificate`, `Or GetCredentials, which returns one of them.`},
+		{"no credentials", invalid(func(c *mosaic.Config) { c.ClientSecret = "" }), `set ClientSecret, PrivateKey or Certificate`, `Or set GetCredentials to a function that returns one of them.`},
 		{"two credentials", invalid(func(c *mosaic.Config) { c.PrivateKey = kit.EC() }), `ClientSecret and PrivateKey exclude each other`, ``},
 		{"GetCredentials and others", invalid(func(c *mosaic.Config) { c.GetCredentials = mosaic.Files{}.Credentials }), `GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth`, `Return them from GetCredentials instead.`},
 		{"TLSClientAuth and others", invalid(func(c *mosaic.Config) { c.TLSClientAuth = true }), `TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate`, ``},
@@ -216,15 +216,15 @@ var sections = []section{
 		{"SigningAlgorithm alone", invalid(func(c *mosaic.Config) { c.SigningAlgorithm = "PS256" }), `SigningAlgorithm is set without PrivateKey`, ``},
 		{"AssertionAudience alone", invalid(func(c *mosaic.Config) { c.AssertionAudience = "x" }), `AssertionAudience is set without PrivateKey`, ``},
 		{"an unknown algorithm", invalid(func(c *mosaic.Config) { key(nil)(c); c.SigningAlgorithm = "HS256" }), `SigningAlgorithm "HS256" is not one of RS256, PS256, ES256, EdDSA`, ``},
-		{"another algorithm", invalid(func(c *mosaic.Config) { key(nil)(c); c.SigningAlgorithm = "PS256" }), `SigningAlgorithm "PS256" does not fit the key, which signs with ES256`, `Leave SigningAlgorithm empty, or use an RSA key.`},
+		{"another algorithm", invalid(func(c *mosaic.Config) { key(nil)(c); c.SigningAlgorithm = "PS256" }), `SigningAlgorithm "PS256" does not fit the key, which signs with ES256`, `Leave SigningAlgorithm empty, or use an RSA key, which PS256 requires.`},
 		{"an expired certificate", func(t *testing.T) error {
 			c := certificate(t, kit.Lifetime(-time.Hour))
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
-		}, `Certificate has expired: its NotAfter is 1999-12-31T23:00:00Z`, `Renew it. With GetCredentials, a renewed certificate is used without a restart.`},
+		}, `Certificate has expired: its NotAfter is 1999-12-31T23:00:00Z`, `Renew the certificate. If GetCredentials returns it, a renewed certificate is used without a restart.`},
 		{"a certificate that is not valid yet", func(t *testing.T) error {
 			c := certificate(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) })
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
-		}, `Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z`, `Set the clock, or wait. Until five minutes before NotBefore, the certificate is not used.`},
+		}, `Certificate is not valid yet: its NotBefore is 2000-01-01T01:00:00Z`, `If the local clock is wrong, set it. Otherwise wait: the certificate can be used from five minutes before its NotBefore.`},
 		{"a chain in the wrong order", func(t *testing.T) error {
 			c := certificate(t)
 			c.Certificate = append(kit.Certificate(t, "CA", kit.Ed25519(), nil).Certificate, c.Certificate...)
@@ -234,7 +234,7 @@ var sections = []section{
 			c := certificate(t)
 			c.PrivateKey = nil
 			return with(func(conf *mosaic.Config) { conf.Certificate = c }).Validate()
-		}, `Certificate has no usable private key (<nil>): want a crypto.Signer`, `Load both files, with tls.LoadX509KeyPair or Files.`},
+		}, `Certificate has no usable private key (<nil>): want a crypto.Signer`, `Load the certificate together with its key, with tls.LoadX509KeyPair or Files.`},
 		{"another certificate's key", func(t *testing.T) error {
 			c := certificate(t)
 			c.PrivateKey = kit.Ed25519()
@@ -251,75 +251,75 @@ var sections = []section{
 		{"a domain in Unicode", invalid(func(c *mosaic.Config) { c.Endpoint = "https://bücher.example" }), `Endpoint "https://bücher.example" has a character that is not ASCII (write an international domain in its "xn--" form): use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
 		{"a path", invalid(func(c *mosaic.Config) { c.Endpoint = "https://login.acme.com/oidc/token" }), `Endpoint "https://login.acme.com/oidc/token" has a path (give the base URL, without /oidc/token): use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
 		{"a password", invalid(func(c *mosaic.Config) { c.Endpoint = "https://u:p@acme.com" }), `Endpoint "https://[redacted]@acme.com" holds user information: use a constant such as mosaic.EU, or ParseEndpoint for text`, ``},
-		{"no URI", invalid(func(c *mosaic.Config) { c.Resource = "risk" }), `Resource "risk" is not an absolute URI such as https://risk.identity.security (RFC 8707 §2)`, `Write a constant such as mosaic.FraudPrevention, or the URI as it is configured in Mosaic.`},
+		{"no URI", invalid(func(c *mosaic.Config) { c.Resource = "risk" }), `Resource "risk" is not an absolute URI such as https://risk.identity.security (RFC 8707 §2)`, `Use a constant such as mosaic.FraudPrevention, or the URI that is configured in Mosaic.`},
 		{"a URL in Hosts", invalid(func(c *mosaic.Config) { c.Hosts = []string{"https://b.com"} }), `Hosts: "https://b.com" is a URL: give the host alone`, ``},
 		{"no host in Hosts", invalid(func(c *mosaic.Config) { c.Hosts = []string{"a b"} }), `Hosts: "a b" has a bad host: want a host name, with or without a port`, ``},
 		{"a parameter of ours", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"scope": {"x"}} }), `EndpointParams may not set scope: set Scopes`, ``},
 		{"the grant type", invalid(func(c *mosaic.Config) { c.EndpointParams = url.Values{"grant_type": {"x"}} }), `EndpointParams may not set grant_type: it is always client_credentials`, ``},
 	}},
 	{"ParseEndpoint and FromEnv", "", "mosaic: ", []text{
-		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is not a URL: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, `A base URL that Mosaic has given you is accepted, too, if your region is not among those of the documentation.`},
+		{"an unknown region", func(*testing.T) error { _, err := mosaic.ParseEndpoint("mars"); return err }, `endpoint "mars" is not a URL: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, `If your region is not in this list, use the base URL that Mosaic has given you.`},
 		{"plain HTTP", func(*testing.T) error { _, err := mosaic.ParseEndpoint("http://acme.com"); return err }, `endpoint "http://acme.com" is not https (plain http is for loopback hosts only): want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`, ``},
-		{"an empty environment", env(nil), `invalid environment: MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"; MOSAIC_CLIENT_ID: ClientID is empty: set the application's client ID; MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate`, `Every variable to set is named at once.`},
-		{"a missing file", env(map[string]string{"MOSAIC_CLIENT_ID": "acme", "MOSAIC_ENDPOINT": "eu", "MOSAIC_PRIVATE_KEY_FILE": "/nowhere/key.pem", "MOSAIC_KEY_ID": "k"}), `invalid environment: MOSAIC_PRIVATE_KEY_FILE: PrivateKey "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts: FromEnv reads it, too.`},
+		{"an empty environment", env(nil), `invalid environment: MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"; MOSAIC_CLIENT_ID: ClientID is empty: set the application's client ID; MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate`, `The error names every variable that has to be set.`},
+		{"a missing file", env(map[string]string{"MOSAIC_CLIENT_ID": "acme", "MOSAIC_ENDPOINT": "eu", "MOSAIC_PRIVATE_KEY_FILE": "/nowhere/key.pem", "MOSAIC_KEY_ID": "k"}), `invalid environment: MOSAIC_PRIVATE_KEY_FILE: PrivateKey "/nowhere/key.pem": no such file or directory`, `Mount the file before the process starts, because FromEnv reads it, too.`},
 		{"two secrets", secretEnv("MOSAIC_CLIENT_SECRET_FILE", "/nowhere/secret"), `invalid environment: MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: set only one of the two variables; MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret "/nowhere/secret": no such file or directory`, ``},
-		{"a key ID without its key", secretEnv("MOSAIC_KEY_ID", "k"), `invalid environment: MOSAIC_KEY_ID: KeyID is set without PrivateKey`, `PrivateKey is read from MOSAIC_PRIVATE_KEY_FILE.`},
+		{"a key ID without its key", secretEnv("MOSAIC_KEY_ID", "k"), `invalid environment: MOSAIC_KEY_ID: KeyID is set without PrivateKey`, `Set MOSAIC_PRIVATE_KEY_FILE to the file of the key, or remove MOSAIC_KEY_ID.`},
 		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: set both Certificate and CertificateKey`, ``},
 	}},
-	{"Token requests: refused by Mosaic", "Errors of `Token`, `TokenSource` and `Client` begin with `mosaic: token request to … for client … failed: `; the following texts come after it.", failed, []text{
+	{"Token requests: refused by Mosaic", "Before each of these texts stands `mosaic: token request to … for client … failed: `.", failed, []text{
 		{"a wrong secret", status("401 Unauthorized", jsonType+"\r\nX-Request-Id: 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a", `{"error":"invalid_client","error_description":"Invalid client credentials"}`),
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
-			`The secret is wrong, revoked, or of another region or environment. Mosaic's support asks for the request ID.`},
+			`The secret is wrong or revoked, or it belongs to another region or environment. If you ask Mosaic's support, name the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
-			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns (or mosaic jwks prints). If Mosaic has that set, it may want its issuer as the audience: see AssertionAudience.`},
-		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `Submit the JWK Set of a self-signed certificate, or the chain of a CA-signed one, in the Admin Portal.`},
+			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns or mosaic jwks prints. If Mosaic already has that set, it may require its issuer as the audience: see AssertionAudience.`},
+		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `In the Admin Portal, submit the JWK Set of the certificate if it is self-signed, or its chain if a CA has signed it.`},
 		{"another subject", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
 			roots := x509.NewCertPool()
 			roots.AddCert(c.Leaf)
 			srv.RegisterCA("acme", roots, "CN=another")
 		}), `401 Unauthorized: invalid_client, "the certificate's subject is not the client's": check ClientID, and that the application at this Endpoint has this certificate`,
-			`A CA-signed certificate must have the subject that is registered for the client (tls_client_auth_subject_dn). A renewed certificate must have the same subject. The words in quotes are the stand-in's; Mosaic's are not documented.`},
+			`A CA-signed certificate must have the subject that is registered for the client (tls_client_auth_subject_dn). A renewed certificate must have the same subject. The words in quotes come from mosaictest. Mosaic's own words are not documented.`},
 		{"OCSP", standIn(func(srv *mosaictest.Server, _ *tls.Certificate) {
 			srv.Fail(mosaictest.OAuthError(http.StatusUnauthorized, "invalid_client", ""))
 		}), `401 Unauthorized: invalid_client: check ClientID, and that the application at this Endpoint has this certificate`,
-			`If a CA-signed certificate was accepted before: it may have been revoked, or the OCSP responder in the client's settings may be down. Unless ocsp_fail_open is set there, Mosaic can then refuse every token request.`},
+			`If Mosaic accepted this CA-signed certificate before, the certificate may have been revoked, or the OCSP responder in the client's settings may be down. While the responder is down, Mosaic can refuse every token request unless ocsp_fail_open is set there.`},
 		{"401 with a message", status("401 Unauthorized", jsonType, `{"message":["no such client","or secret"],"error_code":401}`), `401 Unauthorized: "no such client; or secret": check ClientID and ClientSecret, and that both belong to this Endpoint`, ``},
-		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, `The text is Mosaic's. Compare the Config with the client's settings in the Admin Portal.`},
+		{"400 with a message", status("400 Bad Request", jsonType, `{"message":"client_id must be a string","error_code":400}`), `400 Bad Request: "client_id must be a string"`, `Mosaic sent the text in quotes. Compare the Config with the client's settings in the Admin Portal.`},
 		{"invalid_target", reply(func(c *mosaic.Config) { c.Resource = mosaic.FraudPrevention }, kit.Reply("400 Bad Request", jsonType, `{"error":"invalid_target"}`)),
-			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `Configure the service for the application, or call another one.`},
+			`400 Bad Request: invalid_target: check Resource: "https://risk.identity.security" has to be configured for the application in Mosaic`, `In Mosaic, configure the service for the application. If the application does not need the service, call another service.`},
 		{"invalid_target without a resource", oauth("invalid_target"), `400 Bad Request: invalid_target: the request names no resource: check Resource`, ``},
-		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, `Leave Scopes empty: Mosaic assigns scopes to the client, and the token carries them.`},
+		{"invalid_scope", oauth("invalid_scope"), `400 Bad Request: invalid_scope: check Scopes`, `Leave Scopes empty, because Mosaic assigns scopes to the client, and the token carries them.`},
 		{"invalid_request", oauth("invalid_request"), `400 Bad Request: invalid_request: check EndpointParams, and the client authentication method set for the application`, ``},
 		{"unauthorized_client", oauth("unauthorized_client"), `400 Bad Request: unauthorized_client: the application has to be allowed the grant type client_credentials`, ``},
 		{"unsupported_grant_type", oauth("unsupported_grant_type"), `400 Bad Request: unsupported_grant_type: the application has to be allowed the grant type client_credentials`, ``},
-		{"an unknown code", oauth("server_error"), `400 Bad Request: server_error`, `A fault on Mosaic's side, whatever the status says. Ask Mosaic's support.`},
+		{"an unknown code", oauth("server_error"), `400 Bad Request: server_error`, `The fault is on Mosaic's side, although the status is 400. Ask Mosaic's support.`},
 		{"403 with JSON", status("403 Forbidden", jsonType, `{"message":"Forbidden","error_code":403}`), `403 Forbidden: "Forbidden": check that the application may request tokens, and that no firewall refuses this network`, ``},
-		{"403 without JSON", status("403 Forbidden", "Content-Type: text/plain\r\nServer: envoy", "RBAC: access denied\n"), `403 Forbidden, server envoy: "RBAC: access denied": check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The path is unknown there (a wrong custom domain), or a proxy or firewall refused the request: its name and its text are shown.`},
+		{"403 without JSON", status("403 Forbidden", "Content-Type: text/plain\r\nServer: envoy", "RBAC: access denied\n"), `403 Forbidden, server envoy: "RBAC: access denied": check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `Either this host does not know the path, for example because the custom domain is wrong, or a proxy or a firewall refused the request. The error shows the server's name and its text.`},
 		{"404", status("404 Not Found", "", ""), `404 Not Found: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, ``},
 		{"an HTML page", status("403 Forbidden", "Content-Type: text/html; charset=UTF-8\r\nServer: cloudflare\r\nCf-Ray: 8c1f2d3e4a5b6c7d-FRA", "<html>"), `403 Forbidden, request ID 8c1f2d3e4a5b6c7d-FRA, server cloudflare: an HTML page: does a proxy or a firewall answer in Mosaic's place?`, `A proxy, a firewall or a captive portal answered instead of Mosaic.`},
-		{"a redirect", status("302 Found", "Location: https://login.acme.com/", ""), `302 Found: a redirect, which is not followed with credentials: check Endpoint`, `Set Endpoint to the base URL that the redirect leads to, if Mosaic owns it.`},
+		{"a redirect", status("302 Found", "Location: https://login.acme.com/", ""), `302 Found: a redirect, which is not followed with credentials: check Endpoint`, `If the redirect leads to a host of Mosaic's, set Endpoint to the base URL of that host.`},
 		{"a redirect to nowhere", status("307 Temporary Redirect", "Location: http://[", ""), `307 Temporary Redirect: a redirect, which is not followed with credentials: check Endpoint`, ``},
-		{"429", status("429 Too Many Requests", "Retry-After: 60", ""), `429 Too Many Requests: Mosaic's rate limit is reached: share one source or client in each process; retry after 1m0s`, `Do not call Config.Token for each request.`},
-		{"an escaped echo", status("400 Bad Request", jsonType, `{"error":"invalid_request","error_description":"client_secret=a%20secret"}`), `400 Bad Request: invalid_request, "[withheld]": check EndpointParams, and the client authentication method set for the application`, `[withheld] and [redacted] stand for text that could hold a secret.`},
-		{"several lines", status("400 Bad Request", jsonType, `{"message":"The secret of the client has expired.\nCorrelation ID: 17"}`), `400 Bad Request: "The secret of the client has expired. [withheld]"`, `Only the first line is shown.`},
+		{"429", status("429 Too Many Requests", "Retry-After: 60", ""), `429 Too Many Requests: Mosaic's rate limit is reached: share one source or client in each process; retry after 1m0s`, `Do not call Config.Token for each API call, because it requests a new token each time.`},
+		{"an escaped echo", status("400 Bad Request", jsonType, `{"error":"invalid_request","error_description":"client_secret=a%20secret"}`), `400 Bad Request: invalid_request, "[withheld]": check EndpointParams, and the client authentication method set for the application`, `The marks [withheld] and [redacted] stand for text that could contain a secret.`},
+		{"several lines", status("400 Bad Request", jsonType, `{"message":"The secret of the client has expired.\nCorrelation ID: 17"}`), `400 Bad Request: "The secret of the client has expired. [withheld]"`, `If a text has several lines, only the first line is shown.`},
 		{"problem details", status("400 Bad Request", "Content-Type: application/problem+json", `{"title":"Bad Request","detail":"The request has no client_id."}`), `400 Bad Request: "The request has no client_id."`, ``},
 		{"a compressed reply", status("403 Forbidden", "Content-Encoding: br\r\nServer: nginx", "\x0b\x02\x80no\x03"), `403 Forbidden, server nginx, a body that is not text in UTF-8, Content-Encoding br: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The server compressed the reply although it was not asked to, so its text cannot be shown.`},
 	}},
-	{"Token requests: no good answer", "They begin as above. `(3 attempts)` stands before the colon if the request was retried.", failed, []text{
+	{"Token requests: no good answer", "These errors begin in the same way. If the request was retried, `(3 attempts)` stands before the colon.", failed, []text{
 		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `As long as a token is valid, the source tries again by itself. Otherwise the next call tries again. See Mosaic's status page.`},
 		{"503", status("503 Service Unavailable", "Content-Type: text/plain\r\nServer: envoy\r\nRetry-After: 30", "no healthy upstream"), `: 503 Service Unavailable, server envoy: "no healthy upstream": a fault on Mosaic's side, or on the way there; retry after 30s`, ``},
-		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `nginx, or a load balancer, answered because the server behind it did not.`},
+		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `The server behind nginx, or behind another load balancer, did not answer.`},
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
-			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `Look at DNS, routes and firewalls: try curl on the same host.`},
+			` (3 attempts): "dial tcp: lookup api.eu.transmitsecurity.io: no such host": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `Try curl on the same machine. If curl fails, too, check DNS, routes and firewalls.`},
 		{"a proxy that cannot be reached", transport(unchanged, &http.Transport{
 			Proxy:       func(*http.Request) (*url.URL, error) { return url.Parse("http://proxy.acme.com:8080") },
 			DialContext: dialing(&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("proxy.acme.com:8080: connection refused")}).DialContext,
 		}), ` (3 attempts): "proxyconnect tcp: dial tcp: proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, ``},
-		{"a proxy that refuses", transport(unchanged, kit.Proxied(kit.Reply("407 Proxy Authentication Required", "", ""))), `: the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials`, ``},
-		{"a proxy that allows other hosts", transport(unchanged, kit.Proxied(kit.Reply("403 Forbidden", "", ""))), `: the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host`, ``},
-		{"a proxy with words of its own", transport(unchanged, kit.Proxied(kit.Reply("403 Filtered", "", ""))), ` (3 attempts): the proxy refused CONNECT: "Filtered": check HTTPS_PROXY, and that the proxy allows this host`, ``},
-		{"a silent proxy", staged("proxy"), ` (3 attempts): no reply of the proxy in time: check HTTPS_PROXY, and that the proxy allows this host`, ``},
-		{"dropped packets", staged("dial"), ` (3 attempts): no connection in time: check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `A firewall drops the packets, or DNS is silent.`},
+		{"a proxy that refuses", transport(unchanged, kit.Proxied(kit.Reply("407 Proxy Authentication Required", "", ""))), `: the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials, and that the proxy allows this host`, ``},
+		{"a proxy that allows other hosts", transport(unchanged, kit.Proxied(kit.Reply("403 Forbidden", "", ""))), `: the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY and its credentials, and that the proxy allows this host`, ``},
+		{"a proxy with words of its own", transport(unchanged, kit.Proxied(kit.Reply("403 Filtered", "", ""))), ` (3 attempts): the proxy refused CONNECT: "Filtered": check HTTPS_PROXY and its credentials, and that the proxy allows this host`, ``},
+		{"a silent proxy", staged("proxy"), ` (3 attempts): no reply of the proxy in time: check HTTPS_PROXY and its credentials, and that the proxy allows this host`, ``},
+		{"dropped packets", staged("dial"), ` (3 attempts): no connection in time: check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`, `A firewall drops the packets, or the DNS server does not answer.`},
 		{"all connections in use", staged("limit"), ` (3 attempts): no free connection in time: other requests may use all connections that the HTTP client's MaxConnsPerHost allows`, `Raise the transport's MaxConnsPerHost, or give token requests a transport of their own.`},
 		{"a lost ClientHello", staged("handshake"), ` (3 attempts): no TLS handshake in time: check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`, ``},
 		{"plain HTTP", transport(unchanged, kit.Wire(kit.Reply("400 Bad Request", "", ""))), ` (3 attempts): "tls: first record does not look like a TLS handshake": check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`, ``},
@@ -328,64 +328,64 @@ var sections = []section{
 			_, err := with(func(c *mosaic.Config) { c.Endpoint = "http://localhost" }).Token(kit.Over(t.Context(), rt))
 			return errors.New(strings.Replace(err.Error(), "http://localhost", string(mosaic.EU), 1))
 		}, ` (3 attempts): "net/http: HTTP/1.x transport connection broken: malformed HTTP response [withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
-		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt has ten seconds, and all attempts together have thirty. Mosaic or the way to it is slow.`},
+		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt may take ten seconds, and all attempts together 30 seconds. Mosaic, or something on the way to it, is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))
 			return err
-		}, `: no reply in time: the Timeout of the HTTP client is 5s`, `The Timeout bounds the whole token request: raise it.`},
+		}, `: no reply in time: the Timeout of the HTTP client is 5s`, `The HTTP client's Timeout also limits the token request. Set it to more than 30 seconds, which a token request may take.`},
 		{"a deadline of the caller's", func(t *testing.T) error {
 			ctx, cancel := context.WithTimeout(kit.Over(t.Context(), kit.RoundTripper(noReply)), 3*time.Second)
 			defer cancel()
 			_, err := with(unchanged).Token(ctx)
 			return err
-		}, `: context deadline exceeded: no reply in time`, `The context of the call ended first: give it more time.`},
+		}, `: context deadline exceeded: no reply in time`, `The deadline of the call's context came before the reply. Give the context more time.`},
 		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, `The connection broke in every attempt. Look at the proxies and firewalls on the way.`},
-		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, `As above.`},
+		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, `The connection was closed before a reply came. Look at the proxies and firewalls on the way.`},
 		{"HTML with 200", status("200 OK", "Content-Type: text/html\r\nServer: captive", "<html>"), `: the reply (200 OK, server captive) is not a token response (RFC 6749 §5.1): an HTML page: does a proxy or a firewall answer in Mosaic's place?`, ``},
-		{"no token", status("200 OK", jsonType, `{}`), `: the reply (200 OK) is not a token response (RFC 6749 §5.1): "oauth2: server response missing access_token"`, `Endpoint is not Mosaic's, or something on the way answers for it.`},
+		{"no token", status("200 OK", jsonType, `{}`), `: the reply (200 OK) is not a token response (RFC 6749 §5.1): "oauth2: server response missing access_token"`, `Endpoint is not Mosaic's, or something on the way answers in Mosaic's place.`},
 		{"an empty reply", status("204 No Content", "", ""), `: the reply (204 No Content) is not a token response (RFC 6749 §5.1): "oauth2: cannot parse json: unexpected end of JSON input"`, ``},
-		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, `Mosaic documents Bearer tokens only. Check EndpointParams, and that Mosaic answers.`},
-		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, `Mosaic's tokens are JWTs. Check that Mosaic answers, and not something else.`},
+		{"another type", status("200 OK", jsonType+"\r\nX-Request-Id: req-42", `{"access_token":"t","expires_in":60,"token_type":"DPoP"}`), `: the reply (200 OK, request ID req-42) holds no usable token: its token_type is "DPoP", not Bearer`, `According to its documentation, Mosaic issues only Bearer tokens. Check EndpointParams, and that it is Mosaic that answers.`},
+		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, `Mosaic's tokens are JWTs, which have no such characters. Check that it is Mosaic that answers.`},
 		{"a long token", tokenReply(strings.Repeat("a", 16385), `"expires_in":60`), `: the reply (200 OK) holds no usable token: it has 16385 bytes, more than any header takes`, ``},
-		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, `As above.`},
-		{"an end too far", tokenReply("opaque", `"expires_in":2147483647`), `: the reply (200 OK) holds no usable token: the token would end 596523h14m7s after the request, in a reply that took 0s: no such lifetime can be true`, `Check the clocks, and that nothing rewrites replies.`},
+		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, `Mosaic's tokens are JWTs with an exp claim. Check that it is Mosaic that answers.`},
+		{"an end too far", tokenReply("opaque", `"expires_in":2147483647`), `: the reply (200 OK) holds no usable token: the token would end 596523h14m7s after the request, in a reply that took 0s: no such lifetime can be true`, `Check the clocks of both sides, and that nothing on the way changes replies.`},
 	}},
 	{"TLS and certificates", "", failed, []text{
-		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `A proxy terminates TLS and the HTTP client does not trust its CA, the image lacks the system's CAs, or the clock is off. See [Your own CA](operations.md#your-own-ca).`},
-		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and is not revoked.`},
-		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `The alert was lost behind a broken connection, or the connection broke by itself.`},
+		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `The local clock may be wrong, the container image may lack the system's CAs, or a proxy may terminate TLS with a certificate from a CA that the HTTP client does not trust. See [Your own CA](operations.md#your-own-ca).`},
+		{"refused", presenting(dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})), ` (3 attempts): "remote error: tls: bad certificate": the server may have refused Certificate`, `Check that this certificate was submitted to Mosaic with its chain, and that it has not been revoked.`},
+		{"refused in TLS 1.3", presenting(dialing(&net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")})), ` (3 attempts): "read tcp: connection reset by peer": the server may have refused Certificate`, `Either the server refused the certificate, and its alert was lost when the connection broke, or the connection broke for another reason.`},
 		{"expired since", func(t *testing.T) error {
 			c := certificate(t, kit.Lifetime(time.Minute))
 			src := certified(c).TokenSource(kit.Over(t.Context(), dialing(&net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")})))
 			time.Sleep(time.Hour)
 			_, err := src.Token()
 			return err
-		}, ` (3 attempts): "remote error: tls: expired certificate": Certificate has expired: its NotAfter is 2000-01-01T00:01:00Z`, `Return renewed certificates from GetCredentials.`},
+		}, ` (3 attempts): "remote error: tls: expired certificate": Certificate has expired: its NotAfter is 2000-01-01T00:01:00Z`, `Return the renewed certificate from GetCredentials.`},
 		{"a proxy between", standIn(func(srv *mosaictest.Server, c *tls.Certificate) {
 			srv.SetClaims(func(claims map[string]any) { claims["cnf"] = map[string]any{"x5t#S256": "another"} })
 			srv.RegisterCertificate("acme", c.Leaf)
-		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Let the proxy pass TLS through for Mosaic's hosts.`},
+		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Configure the proxy not to terminate TLS for Mosaic's hosts.`},
 		{"an HSM that fails", standIn(func(_ *mosaictest.Server, c *tls.Certificate) {
 			c.PrivateKey = &kit.Signer{Signer: kit.EC(), Before: func() error { return errors.New("CKR_DEVICE_ERROR") }}
-		}), ` (3 attempts): "tls: failed to sign handshake: CKR_DEVICE_ERROR"`, `The text is the error of the certificate's key.`},
+		}), ` (3 attempts): "tls: failed to sign handshake: CKR_DEVICE_ERROR"`, `The quoted text ends with the error of the certificate's key.`},
 	}},
 	{"Keys and GetCredentials", "", failed, []text{
-		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text is the error of the signer.`},
-		{"a signer that hangs", reply(key(func() error { time.Sleep(time.Hour); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey did not return in time`, `The KMS or HSM did not answer in ten seconds.`},
+		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text after "could not sign" is the error of your signer.`},
+		{"a signer that hangs", reply(key(func() error { time.Sleep(time.Hour); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey did not return in time`, `The KMS or the HSM did not answer within ten seconds.`},
 		{"a signer that panics", reply(key(func() error { panic("x") }), ""), ` (3 attempts): no client assertion: PrivateKey panicked (its stack is in the log)`, ``},
 		{"a signer that ends its goroutine", reply(key(func() error { runtime.Goexit(); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey ended its goroutine (runtime.Goexit)`, ``},
 		{"another key behind the name", reply(func(c *mosaic.Config) {
 			c.ClientSecret, c.PrivateKey = "", otherKey{kit.EC(), &another.PublicKey}
 		}, ""), ` (3 attempts): no client assertion: PrivateKey's ES256 signature does not verify with its own public key: its name or alias may now stand for another key, or it did not sign as it was asked to`, ``},
 		{"a clock that is off", reply(key(nil), kit.Reply("401 Unauthorized", jsonType+"\r\nDate: Fri, 30 Jun 2000 00:00:00 GMT", `{"error":"invalid_client"}`)),
-			`: 401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns; the local clock differs from the server's by 4344h0m0s`, `Set the clock. A difference of up to 26 hours is corrected.`},
+			`: 401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns; the local clock differs from the server's by 4344h0m0s`, `Set the local clock. The package corrects a difference of up to 26 hours, but not this one.`},
 		{"GetCredentials fails", reply(get(func(context.Context) (mosaic.Credentials, error) {
 			return mosaic.Credentials{}, errors.New("vault: permission denied")
-		}), ""), ` (3 attempts): no credentials: GetCredentials: vault: permission denied`, `The text is the error of GetCredentials. If there are earlier credentials, a log record replaces the error.`},
+		}), ""), ` (3 attempts): no credentials: GetCredentials: vault: permission denied`, `The last text is the error of your GetCredentials. If there are earlier credentials, they are used, and the error is only logged.`},
 		{"GetCredentials hangs", reply(get(func(ctx context.Context) (mosaic.Credentials, error) {
 			time.Sleep(time.Hour)
 			return mosaic.Credentials{}, nil
-		}), ""), ` (3 attempts): no credentials: GetCredentials did not return in time`, `GetCredentials has five seconds to return, or half of the attempt if that is shorter.`},
+		}), ""), ` (3 attempts): no credentials: GetCredentials did not return in time`, `GetCredentials must return within five seconds, or within half of the attempt's time if that is less.`},
 		{"GetCredentials returns nothing", reply(get(func(context.Context) (mosaic.Credentials, error) { return mosaic.Credentials{}, nil }), ""), ` (3 attempts): no credentials: GetCredentials: set ClientSecret, PrivateKey or Certificate`, ``},
 		{"a file is missing", reply(get(mosaic.Files{ClientSecret: "/nowhere/secret"}.Credentials), ""), ` (3 attempts): no credentials: GetCredentials: ClientSecret "/nowhere/secret": no such file or directory`, ``},
 	}},
@@ -395,9 +395,9 @@ var sections = []section{
 			c := certificate(t)
 			_, err := with(func(conf *mosaic.Config) { conf.Certificate = c }).Token(kit.Over(t.Context(), &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return nil, nil }}))
 			return err
-		}, `cannot present Certificate without an HTTP client whose Transport has neither DialTLS nor DialTLSContext: drop Certificate, and let the HTTP client present it`, `Or wrap the Transport of the client that Config.Client returns.`},
+		}, `cannot present Certificate without an HTTP client whose Transport has neither DialTLS nor DialTLSContext: drop Certificate, and let the HTTP client present it`, `If the transport only has to see API calls, you can instead keep Certificate and wrap the Transport of the client that Config.Client returns.`},
 	}},
-	{"Keys, certificates and files", "With `Files`, the field's name and the file's path stand in front.", "mosaic: ", []text{
+	{"Keys, certificates and files", "If `Files` reads the file, the name of the field and the path of the file stand in front.", "mosaic: ", []text{
 		{"an encrypted key", parse("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----"), `the key is encrypted: decrypt it with openssl pkey -in FILE -out NEWFILE`, ``},
 		{"OpenSSH's format", parse("-----BEGIN OPENSSH PRIVATE KEY-----\nMAA=\n-----END OPENSSH PRIVATE KEY-----"), `the key is in OpenSSH's own format: ssh-keygen -p -N '' -m PKCS8 -f COPY converts a copy of an RSA or ECDSA key, openssl genpkey -algorithm ed25519 makes another Ed25519 key`, ``},
 		{"a key for RSA-PSS", parse("-----BEGIN RSA-PSS PRIVATE KEY-----\nMAA=\n-----END RSA-PSS PRIVATE KEY-----"), `the key is restricted to RSA-PSS, which crypto/x509 does not read: make an unrestricted key with openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out NEWFILE`, ``},
@@ -406,7 +406,7 @@ var sections = []section{
 		{"a certificate", parse("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----"), `this is PEM of type "CERTIFICATE": the private key is in another file, which openssl genpkey or openssl req -keyout wrote`, `A public key, a certificate request and PKCS #7 hold no private key either.`},
 		{"UTF-16", parse("\xff\xfe-\x00"), `this is text in UTF-16, as PowerShell writes it: convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE`, ``},
 		{"base64", parse("LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t"), `this is the base64 of PEM, as in a Kubernetes Secret: decode it with base64 -d FILE >NEWFILE`, ``},
-		{"a JWK", parse(`{"kty":"OKP"}`), `this is a JWK: make another key with openssl genpkey -algorithm ed25519 -out NEWFILE`, `Then submit the JWK Set that JWKS returns.`},
+		{"a JWK", parse(`{"kty":"OKP"}`), `this is a JWK: make another key with openssl genpkey -algorithm ed25519 -out NEWFILE`, `Then submit the JWK Set that Config.JWKS returns for the new key.`},
 		{"PKCS #12", parse("0\x05\x02\x01\x030\x00"), `this is PKCS #12: convert it with openssl pkcs12 -in FILE -nocerts -nodes -out NEWFILE`, `Since Java 9, keytool writes this format.`},
 		{"DER", parse("0\x03\x02\x01\x00"), `this is DER: convert it with openssl pkey -inform DER -in FILE -out NEWFILE`, ``},
 		{"no PEM", parse("-"), `this is not PEM: the private key is in another file, which openssl genpkey or openssl req -keyout wrote`, ``},
@@ -421,13 +421,13 @@ var sections = []section{
 		{"the secret in JSON", secretFile(`{"client_secret":"s"}`), `this is a JSON object: extract the member with the secret, for example with jq -r .client_secret FILE >NEWFILE`, ``},
 		{"no secret", secretFile("\n"), `the file is empty, or holds only white space`, ``},
 	}},
-	{"Waiting, and calls through Client", "net/http puts the method and the URL in front.", "mosaic: ", []text{
+	{"Waiting, and calls through Client", "If a call through `Client` fails, net/http puts the method and the URL in front of these texts.", "mosaic: ", []text{
 		{"a deadline in the wait for a token", func(t *testing.T) error {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(noReply))).TokenContext(ctx)
 			return err
-		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The context or timeout of the request ended first. The token request continues for other callers.`},
+		}, `waiting for a token (requested 3s ago): context deadline exceeded`, `The deadline of the request came before the token. The token request continues for other callers.`},
 		{"a deadline in an outage", func(t *testing.T) error {
 			refusal := &kit.Stub{Replies: []string{kit.Reply("400 Bad Request", jsonType, `{"error":"slow_down"}`)}}
 			src := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(req *http.Request) (*http.Response, error) {
@@ -441,7 +441,7 @@ var sections = []section{
 			defer cancel()
 			_, err := src.TokenContext(ctx)
 			return err
-		}, `waiting for a token (requested 3s ago): context deadline exceeded; the last request failed: token request to https://api.eu.transmitsecurity.io/oidc/token for client acme failed: 400 Bad Request: slow_down`, `As above. The error has the last failure, if requests failed before.`},
+		}, `waiting for a token (requested 3s ago): context deadline exceeded; the last request failed: token request to https://api.eu.transmitsecurity.io/oidc/token for client acme failed: 400 Bad Request: slow_down`, `As above. If an earlier token request failed, the error also shows that failure.`},
 		{"a context that has ended before", func(t *testing.T) error {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
@@ -452,11 +452,11 @@ var sections = []section{
 		{"a panic of the transport", func(t *testing.T) error {
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(*http.Request) (*http.Response, error) { panic("x") }))).Token()
 			return err
-		}, `token request panicked (its stack is in the log)`, `The HTTP client's transport panicked. Set Logger, and see the stack in its record.`},
+		}, `token request panicked (its stack is in the log)`, `The HTTP client's transport panicked. If Logger is set, a log record has the stack.`},
 		{"no JWT", func(*testing.T) error {
 			_, err := mosaic.ParseClaims(&oauth2.Token{AccessToken: "opaque"})
 			return err
-		}, `cannot read the token's claims: token is malformed: token contains an invalid number of segments`, `Mosaic's access tokens are JWTs. This token comes from elsewhere, or is not an access token.`},
+		}, `cannot read the token's claims: token is malformed: token contains an invalid number of segments`, `Mosaic's access tokens are JWTs, so this token comes from elsewhere, or is not an access token.`},
 	}},
 }
 

@@ -146,9 +146,6 @@ func (a *attempt) explainProxy(e *Error, raw string) {
 		return // the connection broke
 	}
 	status := statusOf(raw)
-	if status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized { // tinyproxy says 401
-		e.hint = hintProxyAuth
-	}
 	e.refused = status/100 == 4
 	e.transient = !e.refused // because further attempts after a 407 can lock an account
 	if status != 0 {
@@ -262,8 +259,7 @@ const (
 	hintVerify     = "check Endpoint, the local clock, and whether a proxy terminates TLS here"
 	hintReach      = "check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)"
 	hintMaxConns   = "other requests may use all connections that the HTTP client's MaxConnsPerHost allows"
-	hintProxyAuth  = "check HTTPS_PROXY and its credentials"
-	hintProxy      = "check HTTPS_PROXY, and that the proxy allows this host"
+	hintProxy      = "check HTTPS_PROXY and its credentials, and that the proxy allows this host"
 	hintHandshake  = "check Endpoint, and whether a firewall or a proxy on the way interferes with TLS"
 	hintHTTP2      = "the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos"
 	hintRefused    = "the server may have refused Certificate"

@@ -348,14 +348,14 @@ func TestAFailureOnTheWayIsNamedAndNotReachable(t *testing.T) {
 		rt   http.RoundTripper
 		want string // the end
 	}{
-		{"a proxy's 407", connect("407 Proxy Authentication Required"), "the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials"},
-		{"a proxy's 403", connect("403 Forbidden"), "the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY, and that the proxy allows this host"},
-		{"a proxy's 502", connect("502 Bad Gateway"), "the proxy refused CONNECT: 502 Bad Gateway: check HTTPS_PROXY, and that the proxy allows this host"},
-		{"a proxy's own words", connect("403 Denied by policy 7"), `the proxy refused CONNECT: "Denied by policy 7": check HTTPS_PROXY, and that the proxy allows this host`},
-		{"a proxy without words", connect("403 "), `the proxy refused CONNECT: check HTTPS_PROXY, and that the proxy allows this host`},
-		{"a proxy that knows the secret", connect("403 Denied: " + secret), `the proxy refused CONNECT: "Denied: [redacted]": check HTTPS_PROXY, and that the proxy allows this host`},
-		{"no proxy", proxied("SSH-2.0-OpenSSH_9.6\r\n\r\n"), `"malformed HTTP response "SSH-2.0-OpenSSH_9.6"": check HTTPS_PROXY, and that the proxy allows this host`},
-		{"a proxy that hangs up", proxied(""), `"unexpected EOF": check HTTPS_PROXY, and that the proxy allows this host`},
+		{"a proxy's 407", connect("407 Proxy Authentication Required"), "the proxy refused CONNECT: 407 Proxy Authentication Required: check HTTPS_PROXY and its credentials, and that the proxy allows this host"},
+		{"a proxy's 403", connect("403 Forbidden"), "the proxy refused CONNECT: 403 Forbidden: check HTTPS_PROXY and its credentials, and that the proxy allows this host"},
+		{"a proxy's 502", connect("502 Bad Gateway"), "the proxy refused CONNECT: 502 Bad Gateway: check HTTPS_PROXY and its credentials, and that the proxy allows this host"},
+		{"a proxy's own words", connect("403 Denied by policy 7"), `the proxy refused CONNECT: "Denied by policy 7": check HTTPS_PROXY and its credentials, and that the proxy allows this host`},
+		{"a proxy without words", connect("403 "), `the proxy refused CONNECT: check HTTPS_PROXY and its credentials, and that the proxy allows this host`},
+		{"a proxy that knows the secret", connect("403 Denied: " + secret), `the proxy refused CONNECT: "Denied: [redacted]": check HTTPS_PROXY and its credentials, and that the proxy allows this host`},
+		{"no proxy", proxied("SSH-2.0-OpenSSH_9.6\r\n\r\n"), `"malformed HTTP response "SSH-2.0-OpenSSH_9.6"": check HTTPS_PROXY and its credentials, and that the proxy allows this host`},
+		{"a proxy that hangs up", proxied(""), `"unexpected EOF": check HTTPS_PROXY and its credentials, and that the proxy allows this host`},
 		{"a proxy that cannot be reached", unreachable, `proxy.acme.com:8080: connection refused": check Endpoint, and whether it can be reached from here (DNS, firewall, HTTPS_PROXY)`},
 		{"an error", kit.RoundTripper(func(*http.Request) (*http.Response, error) { return nil, own }), `"oauth2: "invalid_grant" "the proxy's""`},
 		{"an error of the body", kit.RoundTripper(func(*http.Request) (*http.Response, error) {

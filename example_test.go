@@ -603,12 +603,14 @@ func Example_tracing() {
 	// span: GET /cis/v1/users
 }
 
-type userAgent struct{ http.RoundTripper }
+// userAgent passes on CloseIdleConnections, because it embeds the transport. Package mosaic calls it to
+// leave a dead connection.
+type userAgent struct{ *http.Transport }
 
 func (u userAgent) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Set("User-Agent", "acme-backend/1.0")
-	return u.RoundTripper.RoundTrip(req)
+	return u.Transport.RoundTrip(req)
 }
 
 // tenants holds a client for each tenant.

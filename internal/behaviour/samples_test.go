@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -254,7 +255,7 @@ func firstToken(ctx context.Context, conf *mosaic.Config) error {
 	for {
 		_, err := conf.Token(ctx)
 		var refused *oauth2.RetrieveError
-		if err == nil || errors.As(err, &refused) && refused.Response.StatusCode < 500 {
+		if err == nil || errors.As(err, &refused) && slices.Contains([]int{400, 401, 403}, refused.Response.StatusCode) {
 			return err
 		}
 		select {

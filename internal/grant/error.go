@@ -64,14 +64,10 @@ func (e *Error) Unwrap() []error {
 	return slices.DeleteFunc([]error{e.ended, e.cause}, func(err error) bool { return err == nil })
 }
 
+// Timeout and Temporary make an Error a net.Error, because code that retries asks for it.
 func (e *Error) Timeout() bool {
-	if e.ended != nil {
-		return e.ended == context.DeadlineExceeded
-	}
-	return e.timeout
+	return e.ended == context.DeadlineExceeded || e.ended == nil && e.timeout
 }
-
-// Temporary completes net.Error, which code that retries asks for.
 func (e *Error) Temporary() bool           { return e.transient }
 func (e *Error) Refused() bool             { return e.refused && e.ended == nil }
 func (e *Error) RetryAfter() time.Duration { return e.retryAfter }
@@ -111,7 +107,8 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	err, reached := a.exchange.err, a.progress.reached(a.id.Transport)
 	raw := fmt.Sprint(err) // err.Error() may panic
 	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
-	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: newTransportError(text, err)}
+	wraps := func(target error) bool { return errors.Is(err, target) }
+	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: transportError{text, wraps}}
 	var unverified *tls.CertificateVerificationError
 	switch own := a.client.timeout(requestTimeout); {
 	case errors.As(err, &unverified):
@@ -218,14 +215,10 @@ type transportError struct {
 	wraps func(target error) bool
 }
 
-func newTransportError(text string, err error) transportError {
-	return transportError{text, func(target error) bool {
-		return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(err, target)
-	}}
+func (t transportError) Error() string { return t.text }
+func (t transportError) Is(target error) bool {
+	return target != context.Canceled && target != context.DeadlineExceeded && t.wraps(target)
 }
-
-func (t transportError) Error() string        { return t.text }
-func (t transportError) Is(target error) bool { return t.wraps(target) }
 
 const (
 	// minSkew: assertions are dated 10 s back; with 4 s of skew and rounding, a limit of 15 s

@@ -115,19 +115,11 @@ type attempt struct {
 	sent, received time.Time
 }
 
-func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Token, failure *Error) {
+func (c *Client) attempt(ctx context.Context, resource string) (*refresh.Token, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout(attemptTimeout))
 	defer cancel()
 	a := &attempt{client: c, resource: resource, url: c.Config.TokenURL, skew: time.Duration(c.skew.Load())}
-	var err error
-	if a.id, err = c.Identity.Current(ctx); err != nil {
-		failure = ownError(err)
-	} else {
-		if a.id.Secret == "" && a.id.Key == nil {
-			a.url = c.MTLSURL
-		}
-		tok, failure = a.run(ctx)
-	}
+	tok, failure := a.run(ctx)
 	if failure != nil {
 		failure.url, failure.clientID = a.url, c.Config.ClientID
 		return nil, failure
@@ -139,15 +131,22 @@ func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Tok
 // run makes the request through x/oauth2.
 func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	c := a.client
+	id, err := c.Identity.Current(ctx)
+	if err != nil {
+		return nil, ownError(err)
+	}
+	if a.id = id; id.Secret == "" && id.Key == nil {
+		a.url = c.MTLSURL
+	}
 	cc := c.Config // a copy
-	cc.TokenURL, cc.ClientSecret, cc.EndpointParams = a.url, a.id.Secret, make(url.Values)
+	cc.TokenURL, cc.ClientSecret, cc.EndpointParams = a.url, id.Secret, make(url.Values)
 	maps.Copy(cc.EndpointParams, c.Config.EndpointParams)
 	if a.resource != "" {
 		cc.EndpointParams.Set("resource", a.resource)
 	}
-	if a.id.Key != nil {
-		signed, err := guard.Call(ctx, a.id.Signing, "mosaic: PrivateKey", c.Log, func() (string, error) {
-			return a.id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(a.skew))
+	if id.Key != nil {
+		signed, err := guard.Call(ctx, id.Signing, "mosaic: PrivateKey", c.Log, func() (string, error) {
+			return id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(a.skew))
 		})
 		if err != nil {
 			return nil, ownError(redact.NewForeign("no client assertion: ", err, ""))
@@ -156,7 +155,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	a.exchange.send = func(req *http.Request) (*http.Response, error) { return c.sender.Send(a.id.Transport, req) }
+	a.exchange.send = func(req *http.Request) (*http.Response, error) { return c.sender.Send(id.Transport, req) }
 	client := &http.Client{
 		Transport:     &a.exchange,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -170,7 +169,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	}
 	tok, err := a.accept(t)
 	if err != nil {
-		head, _ := a.exchange.head(a.id.Secret)
+		head, _ := a.exchange.head(id.Secret)
 		return nil, &Error{what: "the reply (" + head + ") holds no usable token: " + err.Error(), refused: true}
 	}
 	return tok, nil

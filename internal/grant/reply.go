@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"regexp"
@@ -28,7 +29,7 @@ const maxReply = 1 << 20
 // is a transport error like any other.
 type exchange struct {
 	send    func(*http.Request) (*http.Response, error)
-	request *http.Request // only its method and URL, because its body holds the secret
+	request *http.Request // only its method and URL, which code that handles a RetrieveError may log; its body holds the secret
 	err     error         // from the transport; the fields below describe the reply, if one began
 	status  int
 	header  http.Header
@@ -91,14 +92,8 @@ func (x *exchange) retryAfter() time.Duration {
 	if err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(time.Duration(max(seconds, 0)), maxRetryAfter/time.Second) * time.Second
 	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	now := x.date() // the server's clock, if it sends Date
-	if now.IsZero() {
-		now = time.Now()
-	}
+	at, _ := http.ParseTime(value)      // if value is no time, the year 1
+	now := cmp.Or(x.date(), time.Now()) // by the server's clock, if it sends Date
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
@@ -136,12 +131,10 @@ func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, sh
 	if said == (refusal{}) && x.media == "text/plain" && x.isText && !x.isJSON {
 		said.Message = peer(string(e.Body))
 	}
-	shown = &oauth2.RetrieveError{ErrorCode: said.Code, ErrorDescription: said.Description}
-	shown.Body, _ = json.Marshal(said) // of strings: no error
-
 	line, header := x.head(secret)
-	shown.Response = &http.Response{Status: statusText(x.status), StatusCode: x.status, Header: header, Body: http.NoBody}
-	shown.Response.Request = x.request // code that logs its URL must not panic
+	shown = &oauth2.RetrieveError{ErrorCode: said.Code, ErrorDescription: said.Description}
+	shown.Body, _ = json.Marshal(said) // cannot fail, because said has only strings
+	shown.Response = &http.Response{Status: statusText(x.status), StatusCode: x.status, Header: header, Body: http.NoBody, Request: x.request}
 	separator := ": "
 	if said.Code != "" {
 		line += separator + said.Code
@@ -182,26 +175,22 @@ func message(body []byte, peer func(string) string) string {
 // head returns a line with the status, the request ID and, unless the reply is JSON, the Server. The
 // line says so if the body is not text. head also returns the headers that may be shown.
 func (x *exchange) head(secret string) (line string, shown http.Header) {
-	shown = make(http.Header)
-	set := func(name, value string) string {
-		if value != "" {
-			shown.Set(name, value)
-		}
-		return value
-	}
+	server := redact.Peer(x.header.Get("Server"), secret, maxServer)
+	shown = http.Header{"Content-Type": {redact.Peer(x.media, secret, maxText)}, "Server": {server}}
 	for _, name := range []string{"Date", "Retry-After", "Via"} {
-		set(name, redact.Peer(x.header.Get(name), secret, maxText))
+		shown.Set(name, redact.Peer(x.header.Get(name), secret, maxText))
 	}
-	set("Content-Type", redact.Peer(x.media, secret, maxText))
-	line = statusText(x.status)
 	requestID := ""
 	for _, name := range requestIDs {
-		requestID = cmp.Or(requestID, set(name, redact.RequestID(x.header.Get(name), secret)))
+		shown.Set(name, redact.RequestID(x.header.Get(name), secret))
+		requestID = cmp.Or(requestID, shown.Get(name))
 	}
+	maps.DeleteFunc(shown, func(_ string, values []string) bool { return values[0] == "" })
+	line = statusText(x.status)
 	if requestID != "" {
 		line += ", request ID " + requestID
 	}
-	if server := set("Server", redact.Peer(x.header.Get("Server"), secret, maxServer)); server != "" && !x.isJSON {
+	if server != "" && !x.isJSON {
 		line += ", server " + server
 	}
 	if !x.isText {

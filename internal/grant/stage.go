@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net/http"
 	"net/http/httptrace"
@@ -70,22 +71,12 @@ func (p *progress) trace() *httptrace.ClientTrace {
 
 // reached returns the stage that a request through rt has reached.
 func (p *progress) reached(rt http.RoundTripper) *stage {
-	switch s := p.stage.Load(); {
-	case s == nil:
-		return unknown
-	case s == waiting && maxConns(rt) > 0:
+	if presenting, ok := rt.(*mtls.Transport); ok {
+		rt = presenting.Transport
+	}
+	s := cmp.Or(p.stage.Load(), unknown)
+	if t, ok := rt.(*http.Transport); ok && s == waiting && t.MaxConnsPerHost > 0 {
 		return freeConnection
-	default:
-		return s
 	}
-}
-
-func maxConns(rt http.RoundTripper) int {
-	switch t := rt.(type) {
-	case *http.Transport:
-		return t.MaxConnsPerHost
-	case *mtls.Transport:
-		return t.MaxConnsPerHost
-	}
-	return 0
+	return s
 }

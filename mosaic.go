@@ -618,7 +618,6 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 		Own:    w.identity.Transport,
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
-		Idle:   w.identity.CloseIdleConnections,
 		Log:    w.conf.Logger,
 	}
 	return &client

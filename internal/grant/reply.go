@@ -29,7 +29,7 @@ const maxReply = 1 << 20
 // is a transport error like any other.
 type exchange struct {
 	send    func(*http.Request) (*http.Response, error)
-	request *http.Request // only its method and URL, which code that handles a RetrieveError may log; its body holds the secret
+	request *http.Request // for a RetrieveError; only its method and URL, because its body holds the secret
 	err     error         // from the transport; the fields below describe the reply, if one began
 	status  int
 	header  http.Header
@@ -50,7 +50,7 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		var body []byte
 		switch {
 		case res.Body == nil: // of a RoundTripper that is not net/http's
-		case res.StatusCode == http.StatusSwitchingProtocols: // its body is the connection; no context ends it
+		case res.StatusCode == http.StatusSwitchingProtocols: // no context ends its body, which is the connection
 			res.Body.Close()
 		default:
 			body, err = io.ReadAll(io.LimitReader(res.Body, maxReply))
@@ -70,8 +70,8 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func isControl(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }
 
-// isPage reports whether the reply is an HTML page that explains the status. With 429 and 5xx, the
-// status explains more than the page.
+// isPage reports whether the reply is an HTML page that explains more than its status, as it does
+// except with 429 and 5xx.
 func (x *exchange) isPage() bool {
 	html := x.media == "text/html" || x.media == "application/xhtml+xml"
 	return html && !x.isJSON && x.status != http.StatusTooManyRequests && x.status < 500
@@ -108,8 +108,8 @@ var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 // requestIDs are the headers with an ID that a peer's support asks for.
 var requestIDs = []string{"X-Request-Id", "X-Correlation-Id", "Cf-Ray", "X-Amzn-Requestid", "X-Azure-Ref", "Traceparent"}
 
-// A refusal holds what may be shown of an error reply's body. The members code and description are
-// those of RFC 6749 §5.2. The message stands for every other text.
+// A refusal holds what may be shown of an error reply's body: the code and the description of RFC
+// 6749 §5.2, or any other text as Message.
 type refusal struct {
 	Code        string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`

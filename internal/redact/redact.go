@@ -11,7 +11,6 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 )
@@ -19,9 +18,6 @@ import (
 const (
 	Mark     = "[redacted]" // replaces a part of a text
 	withheld = "[withheld]" // replaces the rest of a text
-
-	maxRead = 8 << 10 // bytes of a peer's text that are read, because no more than 300 are shown
-	maxOwn  = 300     // bytes of a foreign error
 
 	// minSecret is the least length, in characters, of a secret that is searched for. A shorter
 	// secret may occur in a text by chance.
@@ -34,7 +30,7 @@ var run = regexp.MustCompile(`[A-Za-z0-9+/=_]{20,}`)
 // Peer returns the text of a peer (a server, a proxy, a TLS stack) as it may be shown, on one line
 // of at most max bytes.
 func Peer(text, secret string, max int) string {
-	text = strings.ToValidUTF8(Cut(strings.TrimSpace(text), maxRead), "\x00")
+	text = strings.ToValidUTF8(strings.TrimSpace(text), "\x00")
 	text = run.ReplaceAllStringFunc(plain(hide(text, secret)), func(s string) string {
 		if strings.ContainsAny(s, "0123456789") {
 			return Mark
@@ -86,14 +82,14 @@ type Foreign struct {
 	err  error
 }
 
-// NewForeign returns err as a Foreign whose text begins with prefix.
+// NewForeign returns err as a Foreign. Its text is prefix and at most 300 bytes of err's text.
 func NewForeign(prefix string, err error, secret string) (f *Foreign) {
 	defer func() {
 		if recover() != nil { // the value may hold a secret
 			f = &Foreign{prefix + "an error without a text (its Error method panicked)", err}
 		}
 	}()
-	return &Foreign{prefix + Own(strings.TrimPrefix(err.Error(), "mosaic: "), secret, maxOwn), err}
+	return &Foreign{prefix + Own(strings.TrimPrefix(err.Error(), "mosaic: "), secret, 300), err}
 }
 
 func (f *Foreign) Error() string { return f.text }
@@ -116,20 +112,17 @@ func RequestID(value, secret string) string {
 }
 
 // userInfo matches the user information of a URL, which may have spaces. If net/url cannot parse the
-// URL, the user information may also have slashes, the scheme may be missing, and a part of the
-// password may be named as the port.
-var userInfo = regexp.MustCompile(`((?:parse|address) "(?:\w+://)?)[^"]*(@)|(://)[^/"]*(@)|(invalid port ":)[^"]*`)
+// URL, the user information may also have slashes, and a part of the password may be named as the port.
+var userInfo = regexp.MustCompile(`((?:parse|address) "\w+://)[^"]*(@)|(://)[^/"]*(@)|(invalid port ":)[^"]*`)
 
 // hide replaces the secret, in any letter case, then its first eight characters together with
 // everything up to the next space, and then the user information of URLs.
 func hide(text, secret string) string {
 	if secret := []rune(strings.TrimSpace(secret)); len(secret) >= minSecret { // servers trim it, too
-		replace := func(part []rune, rest string) {
-			literal := strings.ReplaceAll(regexp.QuoteMeta(string(part)), " ", "[ +]") // a form has + for a space
-			text = regexp.MustCompile(`(?i)`+literal+rest).ReplaceAllLiteralString(text, Mark)
+		start := secret[:minSecret]
+		for _, pattern := range []string{regexp.QuoteMeta(string(secret)), regexp.QuoteMeta(string(start)) + "[^ ]*"} {
+			text = regexp.MustCompile("(?i)"+pattern).ReplaceAllLiteralString(text, Mark)
 		}
-		replace(secret, "")
-		replace(secret[:minSecret], "[^ ]*")
 	}
 	return userInfo.ReplaceAllString(text, "$1$3$5"+Mark+"$2$4")
 }
@@ -140,9 +133,5 @@ func Cut(text string, max int) string {
 	if len(text) <= max {
 		return text
 	}
-	end := max - len(ellipsis)
-	for end > 0 && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return text[:end] + ellipsis
+	return strings.ToValidUTF8(text[:max-len(ellipsis)], "") + ellipsis
 }

@@ -65,23 +65,19 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Duration) (ends []time.Time) {
 	dated, future := !r.Date.IsZero(), iat.After(received.Add(Tolerance))
 	agrees := dated && !r.Date.Before(sent.Add(-Tolerance)) && !r.Date.After(received.Add(Tolerance))
-	own := sent.Add(lifetime)
-	bounded := func(end time.Time) time.Time {
-		if lifetime > 0 && own.Before(end) {
-			return own
-		}
-		return end
+	own, end := sent.Add(lifetime), exp
+	if dated && !agrees {
+		end = exp.Add(sent.Sub(r.Date))
+	}
+	if lifetime > 0 && own.Before(end) && (future || dated && !agrees) {
+		end = own
 	}
 	switch {
 	case exp.IsZero():
-	case agrees && future:
-		return []time.Time{bounded(exp)}
 	case agrees:
-		return []time.Time{exp}
-	case dated:
-		ends = append(ends, bounded(exp.Add(sent.Sub(r.Date))))
-	case !future: // if exp is past, the clocks disagree, and Of takes the next candidate
-		ends = append(ends, exp)
+		return []time.Time{end}
+	case dated || !future: // if exp is past, the clocks disagree, and Of takes the next candidate
+		ends = append(ends, end)
 	}
 	if lifetime > 0 {
 		ends = append(ends, own)

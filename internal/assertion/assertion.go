@@ -94,9 +94,6 @@ func kindOf(pub crypto.PublicKey) (string, error) {
 		}
 		return key.Params().Name, nil
 	case ed25519.PublicKey:
-		if len(key) != ed25519.PublicKeySize {
-			return "", fmt.Errorf("is not usable: its Ed25519 public key has %d bytes; want %d", len(key), ed25519.PublicKeySize)
-		}
 		return "Ed25519", nil
 	}
 	return "", fmt.Errorf("is not usable: its public key is of type %T; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey", pub)
@@ -130,7 +127,7 @@ func SameKey(a, b crypto.PublicKey) bool {
 
 // SameSigner reports whether two signers are one object.
 func SameSigner(a, b crypto.Signer) bool {
-	return reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
+	return reflect.ValueOf(a).Comparable() && a == b
 }
 
 // A Key signs assertions. [NewKey] makes one. It is safe for concurrent use if its Signer is.

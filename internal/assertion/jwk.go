@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
+	"slices"
 )
 
 // A JWK is a public key as a JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2). It has no member
@@ -84,14 +85,11 @@ func (j JWK) Thumbprint() string {
 func Set(keys []JWK) ([]byte, error) {
 	var distinct []JWK
 	for _, key := range keys {
-		repeated := false
-		for _, other := range distinct {
-			if key.KeyID == other.KeyID && key.Thumbprint() != other.Thumbprint() {
-				return nil, fmt.Errorf("two different keys have the kid %.64q", key.KeyID)
-			}
-			repeated = repeated || reflect.DeepEqual(key, other)
+		clashes := func(other JWK) bool { return other.KeyID == key.KeyID && other.Thumbprint() != key.Thumbprint() }
+		if slices.ContainsFunc(distinct, clashes) {
+			return nil, fmt.Errorf("two different keys have the kid %.64q", key.KeyID)
 		}
-		if !repeated {
+		if !slices.ContainsFunc(distinct, func(other JWK) bool { return reflect.DeepEqual(other, key) }) {
 			distinct = append(distinct, key)
 		}
 	}

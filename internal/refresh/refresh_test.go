@@ -207,59 +207,6 @@ func TestWithAGoodTokenFailuresGoUnnoticed(t *testing.T) {
 	}
 }
 
-func TestARetryThatHangsEndsWithTheToken(t *testing.T) {
-	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
-		want(t, s, "t1")
-		e.fail(errBroken)
-		time.Sleep(41 * time.Minute)
-		e.fail(nil)
-		e.latency.Store(int64(time.Hour))
-		time.Sleep(19*time.Minute - 1)
-		want(t, s, "t1")
-		e.latency.Store(0)
-		time.Sleep(1 * time.Nanosecond)
-		if tok, err := s.Token(t.Context()); err != nil || time.Since(e.last.Load().(time.Time)) != 0 {
-			t.Errorf("got %v, error %v from a request %s ago; want one that began after the token's end", tok, err, time.Since(e.last.Load().(time.Time)))
-		}
-	})
-}
-
-func TestASuccessEndsThePauseOfTheFailuresBefore(t *testing.T) {
-	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
-		want(t, s, "t1")
-		e.fail(errBroken)
-		for e.fetches.Load() < 9 { // then the pause is a minute
-			time.Sleep(time.Second)
-			synctest.Wait()
-		}
-		e.fail(nil)
-		s.Invalidate("t1")
-		wantReplaced(t, s, old(t, s), true)
-	})
-}
-
-func TestASecondOutageWithinAMinuteIsLoggedToo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var log kit.Log
-		e := &endpoint{lifetime: 5 * time.Second}
-		s := refresh.New(e.fetch, log.Logger(slog.LevelWarn))
-		for n := range 2 {
-			e.fail(errBroken)
-			want(t, s, "")
-			e.fail(nil)
-			if _, err := s.Token(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(5 * time.Second)
-			synctest.Wait()
-			if got := log.Count("token request failed"); got != n+1 {
-				t.Errorf("after %d outages there are %d warnings; want one for each", n+1, got)
-			}
-			time.Sleep(5 * time.Second) // t3 was not used, and has ended
-		}
-	})
-}
-
 func TestWithoutATokenFailuresAreSharedAndPaced(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -299,22 +246,6 @@ func TestWithoutATokenFailuresAreSharedAndPaced(t *testing.T) {
 			})
 		})
 	}
-}
-
-func TestInvalidateDropsTheCurrentTokenOnly(t *testing.T) {
-	bubble(t, time.Hour, func(t *testing.T, e *endpoint, s *refresh.Source) {
-		s.Invalidate("t1") // there is none yet
-		want(t, s, "t1")
-		s.Invalidate("t0")
-		want(t, s, "t1")
-		s.Invalidate("t1")
-		want(t, s, "t2")
-		s.Invalidate("t1")
-		want(t, s, "t2")
-		e.wantFetches(t, 2)
-		time.Sleep(10 * time.Hour) // nor does the dropped one's timer do anything
-		e.wantFetches(t, 3)
-	})
 }
 
 func TestACallWithAnEndedContextMakesNoRequest(t *testing.T) {

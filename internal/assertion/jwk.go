@@ -85,7 +85,8 @@ func (j JWK) Thumbprint() string {
 func Set(keys []JWK) ([]byte, error) {
 	var distinct []JWK
 	for _, key := range keys {
-		if slices.ContainsFunc(distinct, func(other JWK) bool { return other.KeyID == key.KeyID && other.Thumbprint() != key.Thumbprint() }) {
+		clashes := func(other JWK) bool { return other.KeyID == key.KeyID && other.Thumbprint() != key.Thumbprint() }
+		if slices.ContainsFunc(distinct, clashes) {
 			return nil, fmt.Errorf("two different keys have the kid %.64q", key.KeyID)
 		}
 		if !slices.ContainsFunc(distinct, func(other JWK) bool { return reflect.DeepEqual(other, key) }) {

@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +35,6 @@ type fault struct {
 	dial  error                            // instead of a connection
 	tls   func(*tls.Config)                // of the client, whose handshake then fails
 	plain bool                             // the client begins a handshake, and the server does not
-	reset bool                             // the connection is reset instead of closed
 	reply func(conn net.Conn, form string) // to a request with this form
 	key   bool                             // the client has a PrivateKey instead of its secret
 }
@@ -95,9 +93,6 @@ func (f fault) connect(context.Context, string, string) (net.Conn, error) {
 	}
 	client, server := net.Pipe()
 	go f.serve(server)
-	if f.reset {
-		client = resetting{client}
-	}
 	return client, nil
 }
 
@@ -117,16 +112,6 @@ func (f fault) serve(conn net.Conn) {
 	if err == nil && f.reply != nil {
 		f.reply(conn, string(form))
 	}
-}
-
-type resetting struct{ net.Conn }
-
-func (c resetting) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err == io.EOF {
-		err = &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", syscall.ECONNRESET)}
-	}
-	return n, err
 }
 
 // A faulty transport is that of a mosaictest.Server, except while there is a fault.
@@ -213,35 +198,27 @@ func TestFaultsAreBoundedAndHeal(t *testing.T) {
 	server := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 443}
 	refused := &net.OpError{Op: "dial", Net: "tcp", Addr: server, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	timedOut := &net.OpError{Op: "dial", Net: "tcp", Addr: server, Err: context.DeadlineExceeded} // of some dialer's own context
-	unknownName := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "example.com", IsNotFound: true}}
 	head := "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 	token := `"access_token":"` + opaque + `"`
 	hour := `,"expires_in":3600`
 	rows := []faultRow{
 		{"connection refused", fault{dial: refused}, 3, 0, bounds{}},
 		{"connection timed out", fault{dial: timedOut}, 3, 0, bounds{}},
-		{"unknown name", fault{dial: unknownName}, 3, 0, bounds{}},
 		{"closed before the reply", fault{}, 3, 0, bounds{}},
-		{"reset before the reply", fault{reset: true}, 3, 0, bounds{}},
 		{"closed in the reply's header", bytesOf("HTTP/1.1 200 OK\r\nContent-Le"), 3, 0, bounds{}},
 		{"closed in the reply's body", bytesOf(head + "{" + token), 3, 0, bounds{}},
-		{"reset in the reply's body", fault{reset: true, reply: bytesOf(head + "{" + token).reply}, 3, 0, bounds{}},
 		{"closed in the body of a refusal", bytesOf("HTTP/1.1 400 Bad Request\r\nContent-Length: 100\r\n\r\n{"), 3, 0, bounds{}},
 
 		{"TLS: alert", fault{tls: func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }}, 3, 0, bounds{}},
 		{"TLS: plain HTTP", fault{plain: true, reply: replying("400 Bad Request", "", "").reply}, 3, 0, bounds{}},
 		{"TLS: nothing after the ClientHello", fault{plain: true, reply: func(net.Conn, string) {}}, 3, 0, bounds{}},
 		{"TLS: certificate for another name", fault{tls: func(c *tls.Config) { c.ServerName = "login.acme.com" }}, 1, 0, bounds{}},
-		{"TLS: certificate of an unknown authority", fault{tls: func(c *tls.Config) { c.RootCAs = x509.NewCertPool() }}, 1, 0, bounds{}},
-		{"TLS: certificate expired", fault{tls: func(c *tls.Config) { c.Time = func() time.Time { return time.Now().AddDate(200, 0, 0) } }}, 1, 0, bounds{}},
 
 		{"no reply", fault{reply: func(conn net.Conn, _ string) { io.Copy(io.Discard, conn) }}, 3, 0, bounds{within: overall}},
 		{"a byte a second, from the header on", trickle("", kit.Reply("200 OK", isJSON, "{"+token+"}")), 3, 0, bounds{within: overall}},
 		{"a byte a second, from the body on", trickle(head, "{"+token), 3, 0, bounds{within: overall}},
 		{"endless line of a header", endless("HTTP/1.1 200 OK\r\nX-More: ", "and more "), 3, 0, bounds{memory: large}},
-		{"endless informational replies", endless("", "HTTP/1.1 103 Early Hints\r\n\r\n"), 3, 0, bounds{memory: large}},
 		{"a gigabyte", endless("HTTP/1.1 200 OK\r\n\r\n", "x"), 1, 0, bounds{memory: large}},
-		{"a gigabyte of a token", endless("HTTP/1.1 200 OK\r\n"+isJSON+"\r\n\r\n{"+`"access_token":"`, "x"), 1, 0, bounds{memory: large}},
 		{"a gigabyte of an error", endless("HTTP/1.1 500 Internal Server Error\r\n\r\n", "x"), 3, 500, bounds{memory: large}},
 		{"gzip", replying("200 OK", isJSON+"\r\nContent-Encoding: gzip", zipped("{"+token+hour+"}")), 1, good, bounds{}},
 		{"gzip: a gigabyte", replying("200 OK", isJSON+"\r\nContent-Encoding: gzip", strings.Repeat(zipped(strings.Repeat(" ", 1<<20)), 1<<10)), 1, 0, bounds{memory: large}},
@@ -249,23 +226,18 @@ func TestFaultsAreBoundedAndHeal(t *testing.T) {
 
 		{"no HTTP", bytesOf("SSH-2.0-OpenSSH_9.9\r\n"), 3, 0, bounds{}},
 		{"no HTTP, but the form", echo(func(form string) string { return form + "\r\n" }), 3, 0, bounds{}},
-		{"no HTTP header, but the form", echo(func(form string) string { return "HTTP/1.1 200 OK\r\n" + form + "\r\n\r\n" }), 3, 0, bounds{}},
 		{"101", bytesOf("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), 1, 101, bounds{}},
 		{"204", bytesOf("HTTP/1.1 204 No Content\r\n\r\n"), 1, 0, bounds{}},
-		{"empty 200", replying("200 OK", "", ""), 1, 0, bounds{}},
 		{"HTML with 200", replying("200 OK", isHTML, "<html>Sign in to the network"), 1, 0, bounds{}},
 		{"HTML with 503", replying("503 Service Unavailable", isHTML, "<html>"), 3, 503, bounds{}},
 
 		{"JSON: cut off", replying("200 OK", isJSON, `{"access_token":"`+opaque), 1, 0, bounds{}},
-		{"JSON: an array", replying("200 OK", isJSON, "[{"+token+"}]"), 1, 0, bounds{}},
 		{"JSON: null", replying("200 OK", isJSON, "null"), 1, 0, bounds{}},
 		{"JSON: a mebibyte deep", replying("200 OK", isJSON, strings.Repeat("[", 1<<20)), 1, 0, bounds{memory: large}},
 
 		{"access_token null", members(`"access_token":null` + hour), 1, 0, bounds{}},
-		{"access_token a number", members(`"access_token":12345678901234567890` + hour), 1, 0, bounds{}},
 		{"token_type with a line end", members(token + hour + `,"token_type":"Bearer\r\nX-Admin: 1"`), 1, 0, bounds{}},
 		{"token_type a token", members(token + hour + `,"token_type":"` + encoded + `"`), 1, 0, bounds{}},
-		{"token_type a number", members(token + hour + `,"token_type":1`), 1, 0, bounds{}},
 		{"expires_in negative, but a JWT", members(`"access_token":"` + encoded + `","expires_in":-3600`), 1, good, bounds{}},
 
 		{"error with 200", members(token + `,"error":"invalid_client","error_description":"` + encoded + `"`), 1, 200, bounds{}},

@@ -123,36 +123,6 @@ func TestASecretIsRotatedWithoutARestart(t *testing.T) {
 	}
 }
 
-func TestASecretRevokedTooEarlyHealsWithTheFile(t *testing.T) {
-	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
-		v := newVolume(t)
-		const second = "the-second-secret-0001"
-		v.rename("secret", srv.Config().ClientSecret)
-		conf := &mosaic.Config{ClientID: srv.Config().ClientID, Endpoint: srv.Endpoint(), GetCredentials: mosaic.Files{ClientSecret: v.path("secret")}.Credentials}
-		src := conf.TokenSource(srv.Context(t.Context()))
-		end := kit.Promptly(t, src).Expiry
-		srv.SetSecret(second)
-		kit.Every(time.Second, time.Until(end), func() { kit.Promptly(t, src) })
-		srv.ForgetRequests()
-		kit.Every(time.Second, time.Hour, func() {
-			if _, err := src.Token(); err == nil || !strings.Contains(err.Error(), "check ClientID and ClientSecret") {
-				t.Fatalf("got %v; want an error with the hint", err)
-			}
-		})
-		if n := len(srv.TokenRequests()); n > 250 {
-			t.Errorf("the endpoint saw %d requests in an hour; want 250 at most", n)
-		}
-		v.rename("secret", second)
-		healed := time.Now()
-		for _, err := src.Token(); err != nil; _, err = src.Token() {
-			time.Sleep(time.Second)
-		}
-		if took := time.Since(healed); took > time.Minute {
-			t.Errorf("it healed within %s; want a minute", took)
-		}
-	})
-}
-
 // calling returns a function for calls of APIs, in turn. It ends t if a call is refused or waits.
 func calling(t testing.TB, client *http.Client, srv *mosaictest.Server, paths ...string) func() {
 	n := 0

@@ -119,8 +119,8 @@ var userInfo = regexp.MustCompile(`((?:parse|address) "\w+://)[^"]*(@)|(://)[^/"
 // everything up to the next space, and then the user information of URLs.
 func hide(text, secret string) string {
 	if secret := []rune(strings.TrimSpace(secret)); len(secret) >= minSecret { // servers trim it, too
-		beginning := secret[:minSecret]
-		for _, pattern := range []string{regexp.QuoteMeta(string(secret)), regexp.QuoteMeta(string(beginning)) + "[^ ]*"} {
+		start := secret[:minSecret]
+		for _, pattern := range []string{regexp.QuoteMeta(string(secret)), regexp.QuoteMeta(string(start)) + "[^ ]*"} {
 			text = regexp.MustCompile("(?i)"+pattern).ReplaceAllLiteralString(text, Mark)
 		}
 	}

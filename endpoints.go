@@ -43,14 +43,6 @@ const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL 
 // is a loopback host, and must not have user information, a path, a query or a fragment. An
 // international domain must be in its "xn--" form.
 func ParseEndpoint(s string) (Endpoint, error) {
-	e, err := parseEndpoint(s)
-	if err != nil {
-		return "", fmt.Errorf("mosaic: %w", err)
-	}
-	return e, nil
-}
-
-func parseEndpoint(s string) (Endpoint, error) {
 	if e, ok := endpointNames[strings.ToLower(s)]; ok {
 		return e, nil
 	}
@@ -60,7 +52,8 @@ func parseEndpoint(s string) (Endpoint, error) {
 	}
 	e, err := parseBase(base)
 	if err != nil {
-		return "", fmt.Errorf("endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
+		err = fmt.Errorf("endpoint %s %w: %s", quoteURL(s), err, endpointWanted)
+		return "", fmt.Errorf("mosaic: %w", err)
 	}
 	return e, nil
 }
@@ -152,11 +145,10 @@ func (e Endpoint) URL(path string) string {
 // UnmarshalText sets e to the result of [ParseEndpoint]. After an error e is unchanged.
 func (e *Endpoint) UnmarshalText(text []byte) error {
 	parsed, err := ParseEndpoint(string(text))
-	if err != nil {
-		return err
+	if err == nil {
+		*e = parsed
 	}
-	*e = parsed
-	return nil
+	return err
 }
 
 // MarshalText returns the base URL.

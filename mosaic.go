@@ -142,9 +142,9 @@ import (
 // key's Sign method, from up to four goroutines at a time.
 //
 // If a Config or *Config is printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, it
-// shows neither secret nor key, and only the names of EndpointParams. The verbs %p and %w bypass
-// this, but go vet reports them. Printing a struct that holds a Config in an unexported field also
-// bypasses it: store a *Config instead, and print the struct only with %v.
+// shows neither secret nor key, and only the names of EndpointParams. Printing a struct that holds a
+// Config in an unexported field bypasses this: store a *Config instead, and print the struct only
+// with %v.
 //
 // Configs that differ only in a secret, a key, a certificate, GetCredentials or the values of
 // EndpointParams therefore print and encode alike. An encoded Config must not be the key of a cache,
@@ -195,9 +195,8 @@ type Config struct {
 	// FAPI 2.0 Final and the revision of RFC 7523 (draft-ietf-oauth-rfc7523bis) require the issuer
 	// instead. If Mosaic refuses the assertions of a client that worked before, set the issuer of
 	// your region: https://userid.security (US), https://eu.userid.security,
-	// https://ca.userid.security or https://au.userid.security. The issuer of the sandbox is not
-	// documented. If the application has its own signing key, the issuer is the application's
-	// domain. The iss claim of a token names the issuer.
+	// https://ca.userid.security or https://au.userid.security. If the application has its own
+	// signing key, the issuer is the application's domain. A token's iss claim names the issuer.
 	AssertionAudience string
 
 	// Certificate is presented in the TLS handshake (RFC 8705) with the token endpoint and, by
@@ -259,9 +258,8 @@ type Config struct {
 // no longer than its own context allows.
 //
 // Tokens are sent only to known origins: those of Endpoint, Hosts, and a Resource that is an https
-// URL. Certificate is presented only to them, and to an HTTPS proxy that requests it. A request that
-// has an Authorization header is sent unchanged. A request is sent without a token, and a warning is
-// logged, if
+// URL. A request that has an Authorization header is sent unchanged. A request is sent without a
+// token, and a warning is logged, if
 //   - it goes to another origin
 //   - its Host differs from its URL's host
 //   - it follows a redirect that another origin issued
@@ -425,11 +423,7 @@ func (c *Config) wire(client *http.Client) (*wired, error) {
 		return nil, err
 	}
 	w := &wired{conf: c.clone()}
-	var get func(context.Context) (*identity.Credentials, error)
-	if c.GetCredentials != nil {
-		get = w.conf.get
-	}
-	if w.identity, err = identity.New(fixed, get, client.Transport, w.conf.Logger); err != nil {
+	if w.identity, err = identity.New(fixed, w.conf.get, client.Transport, w.conf.Logger); err != nil {
 		return nil, fmt.Errorf("mosaic: %w", err)
 	}
 	w.grant = &grant.Client{
@@ -584,9 +578,8 @@ func (p *problems) checkText(field, value string) {
 	}
 }
 
-// Credentials authenticate a client with a secret, a private key or a certificate, or with a
-// certificate together with one of the others. The fields have the meaning that they have in
-// [Config]. Credentials print, log and encode as a Config does, without secret and key.
+// Credentials authenticate a client. The fields have the meaning that they have in [Config], and
+// Credentials print, log and encode as a Config does, without secret and key.
 type Credentials struct {
 	ClientSecret     string
 	PrivateKey       crypto.Signer
@@ -774,9 +767,9 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	}
 	p := problems{inFront: variables}
 	var err error
-	if c.Endpoint, err = parseEndpoint(getenv("MOSAIC_ENDPOINT")); err != nil {
-		p.add("Endpoint", "%v", err)
-		c.Endpoint = US // has no problem, so Endpoint is reported once
+	if c.Endpoint, err = ParseEndpoint(getenv("MOSAIC_ENDPOINT")); err != nil {
+		p.add("Endpoint", "%v", errors.Unwrap(err)) // without "mosaic: "
+		c.Endpoint = US                             // has no problem, so Endpoint is reported once
 	}
 	now := *c // with what the files hold now
 	if f != (Files{}) {

@@ -1,9 +1,14 @@
 package grant_test
 
 import (
+	"context"
 	"crypto"
+	"errors"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/mosaic/internal/assertion"
@@ -11,6 +16,7 @@ import (
 	"example.com/mosaic/internal/grant"
 	"example.com/mosaic/internal/identity"
 	"example.com/mosaic/internal/mtls"
+	"example.com/mosaic/internal/refresh"
 )
 
 // newPlainClient returns a client that has creds and gets reply over plain HTTP. It presents no
@@ -110,4 +116,40 @@ func TestATokenBoundToAnotherCertificateIsRefused(t *testing.T) {
 			t.Errorf("%s: got error %v; want it taken: %t", tt.payload, failure, tt.taken)
 		}
 	}
+}
+
+func TestAWaitForAFreeConnectionIsNamedWithACertificateToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		defer close(over)
+		rt := &http.Transport{MaxConnsPerHost: 1, DialContext: func(context.Context, string, string) (net.Conn, error) {
+			<-over
+			return nil, net.ErrClosed
+		}}
+		c := newClientOf(t, rt, &identity.Credentials{Certificate: certificate(t, time.Hour)})
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, c.MTLSURL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go c.Identity.Transport().RoundTrip(req) // takes the only connection
+		synctest.Wait()
+		if failure := fail(t, t.Context(), c); !strings.Contains(failure.Error(), "no free connection in time") {
+			t.Errorf("got %v; want it to name the wait for a free connection", failure)
+		}
+	})
+}
+
+func TestACallThatIsCanceledAfterATimeoutHasNotTimedOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClientOf(t, kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		}), &identity.Credentials{Secret: "a secret of the test"})
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(10*time.Second+100*time.Millisecond, cancel) // in the pause after the first attempt
+		_, err := c.Token(ctx, "", refresh.Attempts)
+		if timeout := net.Error(nil); !errors.Is(err, context.Canceled) || !errors.As(err, &timeout) || timeout.Timeout() {
+			t.Errorf("got %v; want the end of the context, without a timeout", err)
+		}
+	})
 }

@@ -37,34 +37,35 @@ type Identity struct {
 
 // A Source returns the identity to use now. It is safe for concurrent use.
 type Source struct {
-	get     func(context.Context) (*Credentials, error) // nil if the credentials are fixed
+	fixed   *Identity // nil if get is asked
+	get     func(context.Context) (*Credentials, error)
 	getting guard.Calls
 	log     *slog.Logger
 
 	plain   http.RoundTripper // the caller's own, or defaultTransport
 	base    *http.Transport   // to clone for each certificate
-	baseErr error             // why there is no base
+	baseErr error             // why plain cannot be cloned
 
-	newest atomic.Pointer[Identity] // nil before get has first succeeded
+	newest atomic.Pointer[Identity] // with zero Credentials before get has first succeeded
 
 	mu       sync.Mutex // guards the following, and changes of newest
 	obtained string     // identifies the credentials of the last token, and holds their secret; empty before it
 	warned   time.Time  // when earlier credentials were last logged
 }
 
-// New returns a Source of the fixed credentials or, if get is not nil, of what get returns at each
+// New returns a Source of the fixed credentials or, if fixed is nil, of what get returns at each
 // call. get must check its result. own is the caller's transport; if it is nil, that is
 // http.DefaultTransport. It is cloned if a certificate may have to be presented, and New fails if
 // fixed has a certificate and own cannot be cloned.
-func New(fixed *Credentials, get func(context.Context) (*Credentials, error), own http.RoundTripper, log *slog.Logger) (*Source, error) {
-	s := &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: cmp.Or[http.RoundTripper](own, defaultTransport{})}
-	if get != nil || fixed.Certificate != nil {
+func New(fixed *Credentials, get func(context.Context) (*Credentials, error), own http.RoundTripper, log *slog.Logger) (s *Source, err error) {
+	s = &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: cmp.Or[http.RoundTripper](own, defaultTransport{})}
+	s.newest.Store(&Identity{Credentials: new(Credentials), Transport: s.plain})
+	if fixed == nil || fixed.Certificate != nil {
 		s.base, s.baseErr = mtls.Base(cmp.Or(own, http.DefaultTransport))
 	}
-	if get != nil {
-		return s, nil
+	if fixed != nil {
+		s.fixed, err = s.use(fixed)
 	}
-	_, err := s.use(fixed)
 	return s, err
 }
 
@@ -85,8 +86,8 @@ const getTimeout = 5 * time.Second
 // ctx's time, because the request needs the rest. If get fails, Current returns the newest identity
 // so far; if there is none, it fails.
 func (s *Source) Current(ctx context.Context) (*Identity, error) {
-	if s.get == nil {
-		return s.newest.Load(), nil
+	if s.fixed != nil {
+		return s.fixed, nil
 	}
 	wait := getTimeout
 	if deadline, ok := ctx.Deadline(); ok {
@@ -103,7 +104,7 @@ func (s *Source) Current(ctx context.Context) (*Identity, error) {
 		err = fmt.Errorf("GetCredentials: %w", unusable)
 	}
 	id := s.newest.Load()
-	if id == nil || ctx.Err() != nil {
+	if *id.Credentials == (Credentials{}) || ctx.Err() != nil {
 		return nil, redact.NewForeign("no credentials: ", err, "")
 	}
 	s.mu.Lock()
@@ -115,13 +116,13 @@ func (s *Source) Current(ctx context.Context) (*Identity, error) {
 	return id, nil
 }
 
-// A valueless context hides the values of another, which belong to one of many callers.
+// A valueless context hides the values of another context, which belong to one of many callers.
 type valueless struct{ context.Context }
 
 func (valueless) Value(any) any { return nil }
 
-// use makes creds the newest identity. If their certificate is that of the identity before, its
-// transport is kept; otherwise the idle connections of that transport are closed.
+// use makes an identity of creds, and makes it the newest. The transport of the identity before it is
+// kept if the certificate is the same. Otherwise the idle connections of that transport are closed.
 func (s *Source) use(creds *Credentials) (*Identity, error) {
 	if creds.Certificate != nil && s.base == nil {
 		way := "set TLSClientAuth instead, and let the HTTP client present it"
@@ -131,7 +132,7 @@ func (s *Source) use(creds *Credentials) (*Identity, error) {
 		return nil, fmt.Errorf("cannot present Certificate without %w: %s", s.baseErr, way)
 	}
 	s.mu.Lock()
-	before := cmp.Or(s.newest.Load(), &Identity{Credentials: new(Credentials)})
+	before := s.newest.Load()
 	id := &Identity{Credentials: creds, Transport: s.plain}
 	if creds.Key != nil {
 		id.Signing = guard.NewCalls(guard.AtOnce)
@@ -159,22 +160,17 @@ func (s *Source) Plain() http.RoundTripper { return s.plain }
 
 // Transport returns the transport of the newest identity, or the caller's own before there is an
 // identity.
-func (s *Source) Transport() http.RoundTripper {
-	if id := s.newest.Load(); id != nil {
-		return id.Transport
-	}
-	return s.plain
-}
+func (s *Source) Transport() http.RoundTripper { return s.newest.Load().Transport }
 
 // CloseIdleConnections closes the idle connections of the newest certificate's transport.
 func (s *Source) CloseIdleConnections() {
-	if id := s.newest.Load(); id != nil && id.Via != nil {
-		id.Via.CloseIdleConnections()
+	if via := s.newest.Load().Via; via != nil {
+		via.CloseIdleConnections()
 	}
 }
 
-// Obtained notes that a token was obtained with id. If the credentials of the token before it were
-// others, that is logged, because an operator waits for it before revoking those.
+// Obtained notes that a token was obtained with id. It logs if the credentials have changed since the
+// last token, because an operator waits for this record before revoking the old credentials.
 func (s *Source) Obtained(id *Identity) {
 	attrs, unlogged := []any{"method", "tls_client_auth"}, id.Secret
 	switch {
@@ -195,7 +191,7 @@ func (s *Source) Obtained(id *Identity) {
 	s.obtained = creds
 }
 
-// JWKs returns the public keys of c. That of the certificate has the certificate's chain.
+// JWKs returns the public keys of c. The certificate's key comes with the certificate's chain.
 func (c *Credentials) JWKs() (keys []assertion.JWK) {
 	if c.Key != nil {
 		keys = append(keys, c.Key.JWK)

@@ -69,6 +69,7 @@ func TestOtherCredentialsAreLoggedOnceATokenWasObtained(t *testing.T) {
 		{identity.Credentials{Key: k1}, true, ""},
 		{identity.Credentials{Key: key("k1")}, true, "method=private_key_jwt kid=k1\n"},
 		{identity.Credentials{Key: k1, Certificate: cert}, true, "method=private_key_jwt kid=k1 x5t=" + cert.Thumbprint + "\n"},
+		{identity.Credentials{Key: k1}, true, "method=private_key_jwt kid=k1\n"}, // differs only in what is logged
 		{identity.Credentials{Certificate: cert}, true, "method=tls_client_auth x5t=" + cert.Thumbprint + "\n"},
 	} {
 		creds = &step.creds

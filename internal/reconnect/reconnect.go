@@ -23,17 +23,18 @@ const (
 	minPause = 5 * time.Second
 )
 
-// A Sender sends requests. It must not be shared between requests that go different ways below one
-// RoundTripper. It is safe for concurrent use, and the zero Sender is ready for use.
+// A Sender sends requests. Requests that may use different connections to a host, although they use
+// one RoundTripper, must not share a Sender. It is safe for concurrent use, and its zero value is
+// ready for use.
 type Sender struct {
 	hosts sync.Map // by the URL's Host, if a connection to it was given up: its *host
 }
 
-// A host has had a connection given up.
+// A host is one to which a connection was given up.
 type host struct {
 	mu    sync.Mutex
-	since time.Time     // when that was
-	idle  chan struct{} // closed once the idle connections are; nil after the next request
+	since time.Time     // when the last connection was given up
+	idle  chan struct{} // closed once the idle connections are closed; nil after the next request
 }
 
 // Send sends req through rt. If req times out, or its response has status 421, the requests after it
@@ -72,7 +73,7 @@ func timedOut(ctx context.Context, err error) bool {
 	return ok && !time.Now().Before(deadline) || errors.As(err, &t) && t.Timeout()
 }
 
-// next returns the channel to wait for if the next request must set Close, or nil.
+// next returns nil or, if the next request must set Close, the channel that it must wait for.
 func (h *host) next() (idle chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -119,7 +119,7 @@ func checkHostPort(s string) error {
 // isLoopback reports whether a request to host, in lower case, stays on this machine. No name is
 // looked up, so the only name that counts is "localhost" (RFC 6761 §6.3).
 func isLoopback(host string) bool {
-	ip, _ := netip.ParseAddr(host) // a name parses to the zero Addr: no loopback
+	ip, _ := netip.ParseAddr(host) // a name gives the zero Addr, which is not loopback
 	return host == "localhost" || ip.IsLoopback()
 }
 
@@ -151,8 +151,7 @@ func (e Endpoint) check() error {
 func (e Endpoint) TokenURL() string { return e.URL("/oidc/token") }
 
 // URL returns the URL of an API, {base}/path. The path begins with the service
-// ("/risk/v1/recommendation") and may hold a query. Slashes before it become one; otherwise it is
-// unchanged.
+// ("/risk/v1/recommendation") and may have a query. Leading slashes become a single slash.
 func (e Endpoint) URL(path string) string {
 	return strings.TrimSuffix(string(e), "/") + "/" + strings.TrimLeft(path, "/")
 }
@@ -193,7 +192,7 @@ func originOf(u *url.URL) origin {
 // origins may get tokens.
 type origins []origin
 
-// origins returns those of Endpoint, of an https Resource, and of Hosts.
+// origins returns the origins of Endpoint, Hosts, and a Resource that is an https URL.
 func (c *Config) origins() (known origins) {
 	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
 		u, err := url.Parse(base)

@@ -154,7 +154,7 @@ func (a *attempt) explainProxy(e *Error, raw string) {
 	e.what = "the proxy refused CONNECT" + strings.TrimSuffix(": "+e.what, `: ""`)
 }
 
-// statusOf returns the status code whose reason phrase, in net/http's words, is phrase, or 0.
+// statusOf returns the status code that net/http describes with this phrase, or 0.
 func statusOf(phrase string) int {
 	for code := 300; code < 600; code++ {
 		if phrase != "" && phrase == http.StatusText(code) {
@@ -229,7 +229,7 @@ const (
 	// refuses them.
 	minSkew = 3 * time.Second
 
-	// maxSkew is more than any mistake of time zones. Without it, whoever terminates TLS could
+	// maxSkew is more than any mix-up of time zones causes. Without it, whoever terminates TLS could
 	// collect assertions for next year.
 	maxSkew = 26 * time.Hour
 )

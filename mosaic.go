@@ -475,13 +475,13 @@ func (c *Config) get(ctx context.Context) (*identity.Credentials, error) {
 //
 // The request is sent by the HTTP client in ctx (see [oauth2.HTTPClient]), or by the default client.
 // It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
-// claim, moved onto the local clock if that clock is wrong.
+// claim, adjusted to the local clock if that clock is wrong.
 //
 // After a transport error, 408, 421, 429 or 5xx the request is retried, in at most three attempts. A
 // further attempt is made if the date of an assertion had to be corrected. The request is not retried
 // if the server's certificate does not verify, or if a proxy is known to have refused it with 4xx. An
-// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client has a
-// shorter Timeout, that bounds each of the two.
+// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client's
+// Timeout is shorter, it limits both.
 func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	w, err := c.wire(ctx)
 	if err != nil {
@@ -587,16 +587,16 @@ func copyOf(tok *refresh.Token) *oauth2.Token {
 //   - the request's body can be rewound (GetBody)
 //   - the new token arrives within five seconds
 //
-// Otherwise the caller gets the 401, with its body unread. If the transport's MaxConnsPerHost is 1,
-// over HTTP/1.1, that takes five seconds, because the 401 occupies the connection that the token
-// request needs.
+// Otherwise the caller gets the 401, with its body unread. Over HTTP/1.1, if the transport's
+// MaxConnsPerHost is 1, the 401 may come five seconds late, because it occupies the connection that
+// the token request needs.
 //
-// If a request times out, or gets a 421, the next request to that host uses another connection. For
-// this, the idle connections of the HTTP client's transport are closed, at most once in five seconds.
+// If a request times out or gets a 421, the next request to that host uses another connection. The
+// client therefore closes the transport's idle connections, at most once in five seconds.
 //
 // The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
-// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. Nothing else of ctx is
-// used. If c is invalid, every request returns the error of [Config.Validate].
+// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. The client uses nothing
+// else in ctx. If c is invalid, every request returns the error of [Config.Validate].
 //
 // The client is safe for concurrent use. Change its fields only before its first use. Its Transport
 // may be wrapped, but must not be replaced, because only that Transport adds tokens.

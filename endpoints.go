@@ -83,37 +83,29 @@ func parseBase(s string) (Endpoint, error) {
 		return "", errors.New("has a path (give the base URL, without /oidc/token)")
 	}
 	u.Host = strings.ToLower(u.Host)
-	switch err := checkHostPort(u.Host); {
-	case err != nil:
-		return "", err
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+	switch {
+	case !isHostPort(u.Host):
+		return "", errors.New("has a bad host or port")
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())):
 		return "", errors.New("is not https (plain http is for loopback hosts only)")
-	case u.Scheme != "https" && u.Scheme != "http":
-		return "", errors.New("is not https")
 	}
 	o := originOf(u)
 	return Endpoint(o.scheme + "://" + o.host), nil
 }
 
-// hostPort matches a name or an IPv4 address, whose labels have no dot behind the last one, or an
-// IPv6 address in brackets, and then a port or nothing.
-var hostPort = regexp.MustCompile(`^((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[[0-9A-Fa-f:.]+\])(:.*)?$`)
+// hostPort matches a name or an IPv4 address, without a dot behind its last label, or an IPv6 address
+// in brackets. A port may follow.
+var hostPort = regexp.MustCompile(`^((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[[0-9A-Fa-f:.]+\])(?::([1-9][0-9]{0,4}))?$`)
 
-// checkHostPort checks a host with or without a port, as it is written in a URL.
-func checkHostPort(s string) error {
+// isHostPort reports whether s is a host with or without a port, as it is written in a URL.
+func isHostPort(s string) bool {
 	m := hostPort.FindStringSubmatch(s)
 	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
-		return errors.New("has a bad host")
+		return false
 	}
-	if ip, _ := netip.ParseAddr(strings.Trim(m[1], "[]")); m[1][0] == '[' && !ip.Is6() {
-		return errors.New("has a bad host")
-	}
-	if port := strings.TrimPrefix(m[2], ":"); m[2] != "" {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil || port[0] == '0' {
-			return errors.New("has a bad port")
-		}
-	}
-	return nil
+	ip, _ := netip.ParseAddr(strings.Trim(m[1], "[]"))
+	port, _ := strconv.Atoi(m[2]) // 0 if there is none
+	return (m[1][0] != '[' || ip.Is6()) && port < 1<<16
 }
 
 // isLoopback reports whether a request to host, in lower case, stays on this machine. No name is
@@ -135,7 +127,7 @@ func maskUser(s string) string {
 	return s
 }
 
-// check returns an error that names the field, if e is no base URL.
+// check returns an error that names the field if e is not a base URL.
 func (e Endpoint) check() error {
 	if e == "" {
 		return errors.New("Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU")
@@ -169,17 +161,6 @@ func (e *Endpoint) UnmarshalText(text []byte) error {
 // MarshalText returns the base URL.
 func (e Endpoint) MarshalText() ([]byte, error) { return []byte(e), nil }
 
-// checkHost checks one of a Config's Hosts.
-func checkHost(host string) error {
-	if strings.Contains(host, "://") {
-		return errors.New("is a URL: give the host alone")
-	}
-	if err := checkHostPort(host); err != nil {
-		return fmt.Errorf("%w: want a host name, with or without a port", err)
-	}
-	return nil
-}
-
 // An origin is a scheme and a host, with the port unless it is the scheme's default port.
 type origin struct{ scheme, host string }
 
@@ -189,14 +170,14 @@ func originOf(u *url.URL) origin {
 	return origin{u.Scheme, strings.TrimSuffix(u.Host, defaultPorts[u.Scheme])}
 }
 
-// origins may get tokens.
+// origins are those that may get tokens.
 type origins []origin
 
 // origins returns the origins of Endpoint, Hosts, and a Resource that is an https URL.
 func (c *Config) origins() (known origins) {
 	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
 		u, err := url.Parse(base)
-		if err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) && checkHostPort(u.Host) == nil {
+		if err == nil && (u.Scheme == "https" || base == string(c.Endpoint)) && isHostPort(u.Host) {
 			known = append(known, originOf(u))
 		}
 	}
@@ -206,8 +187,8 @@ func (c *Config) origins() (known origins) {
 	return known
 }
 
-// has reports whether u's origin is known. Only the case of ASCII letters may differ. A known host
-// has no other letters, but K, the Kelvin sign, folds to k: the lengths then differ.
+// has reports whether u's origin is known. Only the case of ASCII letters may differ. EqualFold also
+// folds K, the Kelvin sign, to k, so the lengths are compared, too.
 func (known origins) has(u *url.URL) bool {
 	of := originOf(u)
 	return u.Opaque == "" && slices.ContainsFunc(known, func(o origin) bool {

@@ -254,6 +254,337 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// Client returns an HTTP client for all of Mosaic's APIs. If Resource is set, every request gets the
+// token for it. Otherwise the first segment of the request's path chooses the service: /verify,
+// /risk or /xdv. All other paths get the token for the default audience. A request waits for a token
+// no longer than its own context allows.
+//
+// Tokens are sent only to known origins: those of Endpoint, Hosts, and a Resource that is an https
+// URL. Certificate is presented only to them, and to an HTTPS proxy that requests it. A request that
+// has an Authorization header is sent unchanged. A request is sent without a token, and a warning is
+// logged, if
+//   - it goes to another origin
+//   - its Host differs from its URL's host
+//   - it follows a redirect that another origin issued
+//   - it follows a redirect of a request that had its own Authorization header
+//
+// If a request gets a 401 and its token is at least ten seconds old, the client renews the token, at
+// most once a minute. It then retries the request once, if all of the following hold:
+//   - the 401 says invalid_token, or net/http itself would retry the request (GET,
+//     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
+//   - the request's body can be rewound (GetBody)
+//   - the new token arrives within five seconds
+//
+// Otherwise the caller gets the 401, with its body unread. Over HTTP/1.1, if the transport's
+// MaxConnsPerHost is 1, the 401 may come five seconds late, because it occupies the connection that
+// the token request needs.
+//
+// If a request times out or gets a 421, the next request to that host uses another connection. The
+// client therefore closes the transport's idle connections, at most once in five seconds.
+//
+// The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
+// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. The client uses nothing
+// else in ctx. If c is invalid, every request returns the error of [Config.Validate].
+//
+// The client is safe for concurrent use. Change its fields only before its first use. Its Transport
+// may be wrapped, but must not be replaced, because only that Transport adds tokens.
+func (c *Config) Client(ctx context.Context) *http.Client {
+	client := contextClient(ctx)
+	w, err := c.wire(client)
+	if err != nil {
+		client.Transport = invalid{err}
+		return client
+	}
+	source, bySegment := w.source(w.conf.Resource), make(map[string]*refresh.Source)
+	if w.conf.Resource == "" {
+		for segment, resource := range services {
+			bySegment[segment] = w.source(Resource(resource))
+		}
+	}
+	client.Transport = &bearer.Transport{
+		Plain:  w.identity.Plain(),
+		Own:    w.identity.Transport,
+		Knows:  w.conf.origins().has,
+		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
+		Log:    w.conf.Logger,
+	}
+	return client
+}
+
+// invalid is the transport of an invalid Config's client.
+type invalid struct{ err error }
+
+func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Body != nil {
+		req.Body.Close()
+	}
+	return nil, i.err
+}
+
+// TokenSource returns a source of tokens for c.Resource. The source caches the current token and
+// renews it before it expires. It composes with [oauth2.NewClient] and [oauth2.ReuseTokenSource].
+//
+// Only the HTTP client in ctx is used (see [oauth2.HTTPClient]); canceling ctx does not stop the
+// source. That client's transport must abort a request when the request's context is done, as
+// net/http's does. If c is invalid, each call returns the error of [Config.Validate].
+//
+// A token that is bound to a certificate must be sent only over a connection that presents the
+// certificate whose thumbprint is in Claims.Confirmation. [Config.Client] does this.
+func (c *Config) TokenSource(ctx context.Context) *TokenSource {
+	w, err := c.wire(contextClient(ctx))
+	if err != nil {
+		return &TokenSource{err: err}
+	}
+	return &TokenSource{source: w.source(w.conf.Resource)}
+}
+
+// A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is safe
+// for concurrent use. It needs no Close, because it makes no requests while it is not used.
+type TokenSource struct {
+	source *refresh.Source // a pointer: fmt does not look behind it
+	err    error           // of an invalid Config; source is then nil
+}
+
+var _ oauth2.TokenSource = (*TokenSource)(nil)
+
+// Token returns the current token. The token is the caller's own copy, except that the values of
+// Extra are shared.
+//
+// Token blocks only if there is no valid token, for at most 30 seconds. It can block for up to 40
+// seconds if it first waits for a renewal that began in the old token's last seconds and fails.
+func (s *TokenSource) Token() (*oauth2.Token, error) {
+	return s.TokenContext(context.Background())
+}
+
+// TokenContext is like Token, but stops waiting when ctx is done and returns an error that wraps
+// ctx's error. The token request continues for other callers. A valid token is returned even if ctx
+// is done.
+func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
+	if s.source == nil {
+		return nil, cmp.Or(s.err, errors.New("mosaic: a TokenSource is made by Config.TokenSource"))
+	}
+	tok, err := s.source.Token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := tok.Token // a copy, because oauth2.ReuseTokenSource writes into the tokens that it gets
+	return &t, nil
+}
+
+// Invalidate drops t if it is the current token, for example after an API has refused it. The next
+// call to Token then requests a new token. Concurrent calls for the same token cause only one
+// request. If t is nil, Invalidate does nothing.
+//
+// The caches of [oauth2.NewClient] and [oauth2.ReuseTokenSource] are not told and keep returning t. A
+// client of [Config.Client] renews a refused token by itself.
+func (s *TokenSource) Invalidate(t *oauth2.Token) {
+	if t != nil && s.source != nil {
+		s.source.Invalidate(t.AccessToken)
+	}
+}
+
+// Token requests one new token and does not cache it. Most users will use [Config.Client] or
+// [Config.TokenSource] instead.
+//
+// The request is sent by the HTTP client in ctx (see [oauth2.HTTPClient]), or by the default client.
+// It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
+// claim, adjusted to the local clock if that clock is wrong.
+//
+// After a transport error, 408, 421, 429 or 5xx the request is retried, in at most three attempts. A
+// further attempt is made if the date of an assertion had to be corrected. The request is not retried
+// if the server's certificate does not verify, or if a proxy is known to have refused it with 4xx. An
+// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client's
+// Timeout is shorter, it limits both.
+func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
+	w, err := c.wire(contextClient(ctx))
+	if err != nil {
+		return nil, err
+	}
+	defer w.identity.CloseIdleConnections()
+	begun := time.Now()
+	tok, err := guard.Call(context.Background(), guard.NewCalls(1), "mosaic: token request", w.conf.Logger, func() (*refresh.Token, error) {
+		return w.grant.Token(ctx, string(c.Resource), refresh.Attempts)
+	})
+	if err != nil {
+		return nil, err
+	}
+	tok.LogObtained(w.log(c.Resource), time.Since(begun))
+	return &tok.Token, nil
+}
+
+// wired is a valid Config in use.
+type wired struct {
+	conf     *Config // a deep copy, with a Logger
+	identity *identity.Source
+	grant    *grant.Client
+}
+
+// wire makes the client for c's token requests, which go through the transport of client.
+func (c *Config) wire(client *http.Client) (*wired, error) {
+	fixed, err := c.check()
+	if err != nil {
+		return nil, err
+	}
+	w := &wired{conf: c.clone()}
+	var get func(context.Context) (*identity.Credentials, error)
+	if c.GetCredentials != nil {
+		get = w.conf.get
+	}
+	if w.identity, err = identity.New(fixed, get, client.Transport, w.conf.Logger); err != nil {
+		return nil, fmt.Errorf("mosaic: %w", err)
+	}
+	w.grant = &grant.Client{
+		Config: clientcredentials.Config{
+			ClientID:       w.conf.ClientID,
+			TokenURL:       w.conf.Endpoint.TokenURL(),
+			Scopes:         w.conf.Scopes,
+			EndpointParams: w.conf.EndpointParams,
+			AuthStyle:      oauth2.AuthStyleInParams,
+		},
+		MTLSURL:  w.conf.Endpoint.URL("/cis/oidc/token"), // as in Mosaic's guide for mTLS
+		Audience: w.conf.AssertionAudience,
+		Identity: w.identity,
+		Timeout:  client.Timeout,
+		Log:      w.conf.Logger,
+	}
+	return w, nil
+}
+
+// contextClient returns a copy of ctx's HTTP client, or of the default one.
+func contextClient(ctx context.Context) *http.Client {
+	client := *cmp.Or(oauth2.NewClient(ctx, nil), http.DefaultClient) // the context's may be nil
+	return &client
+}
+
+// clone returns a deep copy, except for certificates and keys, which are checked and copied
+// elsewhere.
+func (c *Config) clone() *Config {
+	d := *c
+	d.Hosts, d.Scopes = slices.Clone(c.Hosts), slices.Clone(c.Scopes)
+	d.EndpointParams = url.Values(http.Header(c.EndpointParams).Clone()) // maps.Clone would share the values
+	d.Logger = slog.New(slog.DiscardHandler)
+	if c.Logger != nil {
+		d.Logger = slog.New(guard.Handler{To: c.Logger.Handler()}).With("client_id", c.ClientID, "endpoint", string(c.Endpoint))
+	}
+	return &d
+}
+
+// source returns a cached source of tokens for resource.
+func (w *wired) source(resource Resource) *refresh.Source {
+	return refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
+		return w.grant.Token(ctx, string(resource), attempts)
+	}, w.log(resource))
+}
+
+func (w *wired) log(resource Resource) *slog.Logger {
+	return w.conf.Logger.With("resource", cmp.Or(string(resource), "default"))
+}
+
+// Validate returns nil, or an error of one line that names every mistake in c by its field. Token,
+// TokenSource, Client and JWKS call Validate. Call it yourself to find mistakes when your program
+// starts. Validate makes no request and does not call GetCredentials.
+func (c *Config) Validate() error {
+	_, err := c.check()
+	return err
+}
+
+// problems are the mistakes in a Config, as texts that name the field.
+type problems struct {
+	texts   []string
+	inFront map[string]string // of a text, by the field that it is about
+}
+
+// add adds a mistake in a field. The field of a mistake in the choice of credentials is Credentials.
+func (p *problems) add(field, format string, args ...any) {
+	p.texts = append(p.texts, p.inFront[field]+fmt.Sprintf(format, args...))
+}
+
+// err returns nil if there are no problems.
+func (p *problems) err(what string) error {
+	if len(p.texts) == 0 {
+		return nil
+	}
+	return errors.New(what + strings.Join(p.texts, "; "))
+}
+
+// check returns the credentials in c's fields, or the error of Validate.
+func (c *Config) check() (fixed *identity.Credentials, err error) {
+	var p problems
+	fixed = c.checkFields(&p)
+	return fixed, p.err("mosaic: invalid Config: ")
+}
+
+func (c *Config) checkFields(p *problems) (fixed *identity.Credentials) {
+	if c.ClientID == "" {
+		p.add("ClientID", "ClientID is empty: set the application's client ID")
+	}
+	p.checkText("ClientID", c.ClientID)
+	p.checkText("AssertionAudience", c.AssertionAudience)
+	fixed = c.checkCredentials(p)
+	if err := c.Endpoint.check(); err != nil {
+		p.add("Endpoint", "%v", err)
+	}
+	if err := c.Resource.check(); err != nil {
+		p.add("Resource", "%v", err)
+	}
+	for _, host := range c.Hosts {
+		if !isHostPort(host) {
+			p.add("Hosts", `Hosts: %s is not a host: want a name such as "api.acme.com" or "api.acme.com:8443"`, quoteURL(host))
+		}
+	}
+	for _, param := range slices.Sorted(maps.Keys(c.EndpointParams)) {
+		if instead, ok := ownParams[param]; ok {
+			p.add("EndpointParams", "EndpointParams may not set %s: %s", param, instead)
+		}
+	}
+	return fixed
+}
+
+// ownParams has what to do instead of setting a parameter in EndpointParams.
+var ownParams = map[string]string{
+	"client_id": "set ClientID", "client_secret": "set ClientSecret", "client_assertion": "set PrivateKey", "client_assertion_type": "set PrivateKey",
+	"grant_type": "it is always client_credentials", "resource": "set Resource", "scope": "set Scopes",
+}
+
+// checkCredentials returns the credentials in c's fields, or nil if c has a GetCredentials.
+func (c *Config) checkCredentials(p *problems) *identity.Credentials {
+	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
+	none := own == (Credentials{})
+	if c.GetCredentials != nil {
+		if !none || c.TLSClientAuth {
+			p.add("GetCredentials", "GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
+		}
+		return nil
+	}
+	if c.PrivateKey == nil && c.SigningAlgorithm != "" {
+		p.add("SigningAlgorithm", "SigningAlgorithm is set without PrivateKey")
+	}
+	if c.PrivateKey == nil && c.AssertionAudience != "" {
+		p.add("AssertionAudience", "AssertionAudience is set without PrivateKey")
+	}
+	if !c.TLSClientAuth {
+		return own.check(p, c.SigningAlgorithm)
+	}
+	if !none {
+		p.add("TLSClientAuth", "TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
+	}
+	return new(identity.Credentials)
+}
+
+// checkText reports what an identifier or a secret never has, but gets on its way here: docker
+// --env-file and some secret stores keep quotes and white space.
+func (p *problems) checkText(field, value string) {
+	outer := func(r rune) bool { return r == '"' || r == '\'' || unicode.IsSpace(r) }
+	switch {
+	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		p.add(field, "%s holds a control character (a line end read from a file?)", field)
+	case strings.TrimFunc(value, outer) != value:
+		p.add(field, "%s begins or ends with white space or a quote: remove it", field)
+	case !utf8.ValidString(value):
+		p.add(field, "%s is not valid UTF-8", field)
+	}
+}
+
 // Credentials authenticate a client with a secret, a private key or a certificate, or with a
 // certificate together with one of the others. The fields have the meaning that they have in
 // [Config]. Credentials print, log and encode as a Config does, without secret and key.
@@ -263,6 +594,47 @@ type Credentials struct {
 	KeyID            string // of PrivateKey; if empty, the key's thumbprint
 	SigningAlgorithm string // if empty, Config's SigningAlgorithm
 	Certificate      *tls.Certificate
+}
+
+// check returns c for package grant. If c has no SigningAlgorithm, algorithm takes its place.
+func (c *Credentials) check(p *problems, algorithm string) *identity.Credentials {
+	checked := &identity.Credentials{Secret: c.ClientSecret}
+	p.checkText("ClientSecret", c.ClientSecret)
+	p.checkText("KeyID", c.KeyID)
+	switch {
+	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
+		p.add("Credentials", "set ClientSecret, PrivateKey or Certificate")
+	case c.ClientSecret != "" && c.PrivateKey != nil:
+		p.add("Credentials", "ClientSecret and PrivateKey exclude each other")
+	}
+	if c.PrivateKey == nil && c.KeyID != "" {
+		p.add("KeyID", "KeyID is set without PrivateKey")
+	}
+	if c.PrivateKey != nil {
+		if public, err := assertion.PublicKey(c.PrivateKey); err != nil {
+			p.add("PrivateKey", "PrivateKey %v", err)
+		} else if checked.Key, err = assertion.NewKey(c.PrivateKey, public, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
+			p.add("SigningAlgorithm", "%v", err)
+		}
+	}
+	if c.Certificate != nil {
+		var err error
+		if checked.Certificate, err = mtls.New(c.Certificate); err != nil {
+			p.add("Certificate", "%v", err)
+		}
+	}
+	return checked
+}
+
+// get calls GetCredentials and checks its result.
+func (c *Config) get(ctx context.Context) (*identity.Credentials, error) {
+	creds, err := c.GetCredentials(ctx)
+	if err != nil {
+		return nil, redact.NewForeign("GetCredentials: ", err, creds.ClientSecret)
+	}
+	var p problems
+	checked := creds.check(&p, c.SigningAlgorithm)
+	return checked, p.err("GetCredentials: ")
 }
 
 // Files are the paths of files that hold [Credentials]. A field that is empty is not used.
@@ -324,386 +696,6 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// Validate returns nil, or an error of one line that names every mistake in c by its field. Token,
-// TokenSource, Client and JWKS call Validate. Call it yourself to find mistakes when your program
-// starts. Validate makes no request and does not call GetCredentials.
-func (c *Config) Validate() error {
-	_, err := c.check()
-	return err
-}
-
-// problems are the mistakes in a Config, as texts that name the field.
-type problems struct {
-	texts   []string
-	inFront map[string]string // of a text, by the field that it is about
-}
-
-// add adds a mistake in a field. The field of a mistake in the choice of credentials is Credentials.
-func (p *problems) add(field, format string, args ...any) {
-	p.texts = append(p.texts, p.inFront[field]+fmt.Sprintf(format, args...))
-}
-
-// err returns nil if there are no problems.
-func (p *problems) err(what string) error {
-	if len(p.texts) == 0 {
-		return nil
-	}
-	return errors.New(what + strings.Join(p.texts, "; "))
-}
-
-// check returns the credentials in c's fields, or the error of Validate.
-func (c *Config) check() (fixed *identity.Credentials, err error) {
-	var p problems
-	fixed = c.checkFields(&p)
-	return fixed, p.err("mosaic: invalid Config: ")
-}
-
-func (c *Config) checkFields(p *problems) (fixed *identity.Credentials) {
-	if c.ClientID == "" {
-		p.add("ClientID", "ClientID is empty: set the application's client ID")
-	}
-	p.checkText("ClientID", c.ClientID)
-	p.checkText("AssertionAudience", c.AssertionAudience)
-	fixed = c.checkCredentials(p)
-	if err := c.Endpoint.check(); err != nil {
-		p.add("Endpoint", "%v", err)
-	}
-	if err := c.Resource.check(); err != nil {
-		p.add("Resource", "%v", err)
-	}
-	for _, host := range c.Hosts {
-		if err := checkHost(host); err != nil {
-			p.add("Hosts", "Hosts: %s %v", quoteURL(host), err)
-		}
-	}
-	for _, param := range slices.Sorted(maps.Keys(c.EndpointParams)) {
-		if instead, ok := ownParams[param]; ok {
-			p.add("EndpointParams", "EndpointParams may not set %s: %s", param, instead)
-		}
-	}
-	return fixed
-}
-
-// ownParams has what to do instead of setting a parameter in EndpointParams.
-var ownParams = map[string]string{
-	"client_id": "set ClientID", "client_secret": "set ClientSecret", "client_assertion": "set PrivateKey", "client_assertion_type": "set PrivateKey",
-	"grant_type": "it is always client_credentials", "resource": "set Resource", "scope": "set Scopes",
-}
-
-// checkCredentials returns the credentials in c's fields, or nil if c has a GetCredentials.
-func (c *Config) checkCredentials(p *problems) *identity.Credentials {
-	own := Credentials{ClientSecret: c.ClientSecret, PrivateKey: c.PrivateKey, KeyID: c.KeyID, Certificate: c.Certificate}
-	none := own == (Credentials{})
-	if c.GetCredentials != nil {
-		if !none || c.TLSClientAuth {
-			p.add("GetCredentials", "GetCredentials excludes ClientSecret, PrivateKey, KeyID, Certificate and TLSClientAuth")
-		}
-		return nil
-	}
-	if c.PrivateKey == nil && c.SigningAlgorithm != "" {
-		p.add("SigningAlgorithm", "SigningAlgorithm is set without PrivateKey")
-	}
-	if c.PrivateKey == nil && c.AssertionAudience != "" {
-		p.add("AssertionAudience", "AssertionAudience is set without PrivateKey")
-	}
-	if !c.TLSClientAuth {
-		return own.check(p, c.SigningAlgorithm)
-	}
-	if !none {
-		p.add("TLSClientAuth", "TLSClientAuth excludes ClientSecret, PrivateKey, KeyID and Certificate")
-	}
-	return new(identity.Credentials)
-}
-
-// checkText reports what an identifier or a secret never has, but gets on its way here: docker
-// --env-file and some secret stores keep quotes and white space.
-func (p *problems) checkText(field, value string) {
-	outer := func(r rune) bool { return r == '"' || r == '\'' || unicode.IsSpace(r) }
-	switch {
-	case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		p.add(field, "%s holds a control character (a line end read from a file?)", field)
-	case strings.TrimFunc(value, outer) != value:
-		p.add(field, "%s begins or ends with white space or a quote: remove it", field)
-	case !utf8.ValidString(value):
-		p.add(field, "%s is not valid UTF-8", field)
-	}
-}
-
-// check returns c for package grant. If c has no SigningAlgorithm, algorithm takes its place.
-func (c *Credentials) check(p *problems, algorithm string) *identity.Credentials {
-	checked := &identity.Credentials{Secret: c.ClientSecret}
-	p.checkText("ClientSecret", c.ClientSecret)
-	p.checkText("KeyID", c.KeyID)
-	switch {
-	case c.ClientSecret == "" && c.PrivateKey == nil && c.Certificate == nil:
-		p.add("Credentials", "set ClientSecret, PrivateKey or Certificate")
-	case c.ClientSecret != "" && c.PrivateKey != nil:
-		p.add("Credentials", "ClientSecret and PrivateKey exclude each other")
-	}
-	if c.PrivateKey == nil && c.KeyID != "" {
-		p.add("KeyID", "KeyID is set without PrivateKey")
-	}
-	if c.PrivateKey != nil {
-		if public, err := assertion.PublicKey(c.PrivateKey); err != nil {
-			p.add("PrivateKey", "PrivateKey %v", err)
-		} else if checked.Key, err = assertion.NewKey(c.PrivateKey, public, cmp.Or(c.SigningAlgorithm, algorithm), c.KeyID); err != nil {
-			p.add("SigningAlgorithm", "%v", err)
-		}
-	}
-	if c.Certificate != nil {
-		var err error
-		if checked.Certificate, err = mtls.New(c.Certificate); err != nil {
-			p.add("Certificate", "%v", err)
-		}
-	}
-	return checked
-}
-
-// get calls GetCredentials and checks its result.
-func (c *Config) get(ctx context.Context) (*identity.Credentials, error) {
-	creds, err := c.GetCredentials(ctx)
-	if err != nil {
-		return nil, redact.NewForeign("GetCredentials: ", err, creds.ClientSecret)
-	}
-	var p problems
-	checked := creds.check(&p, c.SigningAlgorithm)
-	return checked, p.err("GetCredentials: ")
-}
-
-// Token requests one new token and does not cache it. Most users will use [Config.Client] or
-// [Config.TokenSource] instead.
-//
-// The request is sent by the HTTP client in ctx (see [oauth2.HTTPClient]), or by the default client.
-// It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
-// claim, adjusted to the local clock if that clock is wrong.
-//
-// After a transport error, 408, 421, 429 or 5xx the request is retried, in at most three attempts. A
-// further attempt is made if the date of an assertion had to be corrected. The request is not retried
-// if the server's certificate does not verify, or if a proxy is known to have refused it with 4xx. An
-// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client's
-// Timeout is shorter, it limits both.
-func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
-	w, err := c.wire(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer w.identity.CloseIdleConnections()
-	begun := time.Now()
-	tok, err := guard.Call(context.Background(), guard.NewCalls(1), "mosaic: token request", w.conf.Logger, func() (*refresh.Token, error) {
-		return w.grant.Token(ctx, string(c.Resource), refresh.Attempts)
-	})
-	if err != nil {
-		return nil, err
-	}
-	tok.LogObtained(w.log(c.Resource), time.Since(begun))
-	return copyOf(tok), nil
-}
-
-// TokenSource returns a source of tokens for c.Resource. The source caches the current token and
-// renews it before it expires. It composes with [oauth2.NewClient] and [oauth2.ReuseTokenSource].
-//
-// Only the HTTP client in ctx is used (see [oauth2.HTTPClient]); canceling ctx does not stop the
-// source. That client's transport must abort a request when the request's context is done, as
-// net/http's does. If c is invalid, each call returns the error of [Config.Validate].
-//
-// A token that is bound to a certificate must be sent only over a connection that presents the
-// certificate whose thumbprint is in Claims.Confirmation. [Config.Client] does this.
-func (c *Config) TokenSource(ctx context.Context) *TokenSource {
-	w, err := c.wire(ctx)
-	if err != nil {
-		return &TokenSource{err: err}
-	}
-	return &TokenSource{source: w.source(w.conf.Resource)}
-}
-
-// A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is safe
-// for concurrent use. It needs no Close, because it makes no requests while it is not used.
-type TokenSource struct {
-	source *refresh.Source // a pointer: fmt does not look behind it
-	err    error           // of an invalid Config; source is then nil
-}
-
-var _ oauth2.TokenSource = (*TokenSource)(nil)
-
-// Token returns the current token. The token is the caller's own copy, except that the values of
-// Extra are shared.
-//
-// Token blocks only if there is no valid token, for at most 30 seconds. It can block for up to 40
-// seconds if it first waits for a renewal that began in the old token's last seconds and fails.
-func (s *TokenSource) Token() (*oauth2.Token, error) {
-	return s.TokenContext(context.Background())
-}
-
-// TokenContext is like Token, but stops waiting when ctx is done and returns an error that wraps
-// ctx's error. The token request continues for other callers. A valid token is returned even if ctx
-// is done.
-func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
-	if s.source == nil {
-		return nil, cmp.Or(s.err, errors.New("mosaic: a TokenSource is made by Config.TokenSource"))
-	}
-	tok, err := s.source.Token(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return copyOf(tok), nil
-}
-
-// Invalidate drops t if it is the current token, for example after an API has refused it. The next
-// call to Token then requests a new token. Concurrent calls for the same token cause only one
-// request. If t is nil, Invalidate does nothing.
-//
-// The caches of [oauth2.NewClient] and [oauth2.ReuseTokenSource] are not told and keep returning t. A
-// client of [Config.Client] renews a refused token by itself.
-func (s *TokenSource) Invalidate(t *oauth2.Token) {
-	if t != nil && s.source != nil {
-		s.source.Invalidate(t.AccessToken)
-	}
-}
-
-// copyOf returns a copy, because oauth2.ReuseTokenSource writes into the tokens that it gets.
-func copyOf(tok *refresh.Token) *oauth2.Token {
-	t := tok.Token
-	return &t
-}
-
-// Client returns an HTTP client for all of Mosaic's APIs. If Resource is set, every request gets the
-// token for it. Otherwise the first segment of the request's path chooses the service: /verify,
-// /risk or /xdv. All other paths get the token for the default audience. A request waits for a token
-// no longer than its own context allows.
-//
-// Tokens are sent only to known origins: those of Endpoint, Hosts, and a Resource that is an https
-// URL. Certificate is presented only to them, and to an HTTPS proxy that requests it. A request that
-// has an Authorization header is sent unchanged. A request is sent without a token, and a warning is
-// logged, if
-//   - it goes to another origin
-//   - its Host differs from its URL's host
-//   - it follows a redirect that another origin issued
-//   - it follows a redirect of a request that had its own Authorization header
-//
-// If a request gets a 401 and its token is at least ten seconds old, the client renews the token, at
-// most once a minute. It then retries the request once, if all of the following hold:
-//   - the 401 says invalid_token, or net/http itself would retry the request (GET,
-//     HEAD, OPTIONS, TRACE, or an Idempotency-Key)
-//   - the request's body can be rewound (GetBody)
-//   - the new token arrives within five seconds
-//
-// Otherwise the caller gets the 401, with its body unread. Over HTTP/1.1, if the transport's
-// MaxConnsPerHost is 1, the 401 may come five seconds late, because it occupies the connection that
-// the token request needs.
-//
-// If a request times out or gets a 421, the next request to that host uses another connection. The
-// client therefore closes the transport's idle connections, at most once in five seconds.
-//
-// The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
-// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. The client uses nothing
-// else in ctx. If c is invalid, every request returns the error of [Config.Validate].
-//
-// The client is safe for concurrent use. Change its fields only before its first use. Its Transport
-// may be wrapped, but must not be replaced, because only that Transport adds tokens.
-func (c *Config) Client(ctx context.Context) *http.Client {
-	w, err := c.wire(ctx)
-	if err != nil {
-		client := contextClient(ctx)
-		client.Transport = invalid{err}
-		return client
-	}
-	source, bySegment := w.source(w.conf.Resource), make(map[string]*refresh.Source)
-	if w.conf.Resource == "" {
-		for segment, resource := range services {
-			bySegment[segment] = w.source(Resource(resource))
-		}
-	}
-	client := *w.http
-	client.Transport = &bearer.Transport{
-		Plain:  w.identity.Plain(),
-		Own:    w.identity.Transport,
-		Knows:  w.conf.origins().has,
-		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
-		Idle:   w.identity.CloseIdleConnections,
-		Log:    w.conf.Logger,
-	}
-	return &client
-}
-
-// invalid is the transport of an invalid Config's client.
-type invalid struct{ err error }
-
-func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Body != nil {
-		req.Body.Close()
-	}
-	return nil, i.err
-}
-
-// wired is a valid Config in use.
-type wired struct {
-	conf     *Config      // a deep copy, with a Logger
-	http     *http.Client // a copy of the context's
-	identity *identity.Source
-	grant    *grant.Client
-}
-
-// wire makes the client for c's token requests.
-func (c *Config) wire(ctx context.Context) (*wired, error) {
-	fixed, err := c.check()
-	if err != nil {
-		return nil, err
-	}
-	w := &wired{conf: c.clone(), http: contextClient(ctx)}
-	var get func(context.Context) (*identity.Credentials, error)
-	if c.GetCredentials != nil {
-		get = w.conf.get
-	}
-	if w.identity, err = identity.New(fixed, get, w.http.Transport, w.conf.Logger); err != nil {
-		return nil, fmt.Errorf("mosaic: %w", err)
-	}
-	w.grant = &grant.Client{
-		Config: clientcredentials.Config{
-			ClientID:       w.conf.ClientID,
-			TokenURL:       w.conf.Endpoint.TokenURL(),
-			Scopes:         w.conf.Scopes,
-			EndpointParams: w.conf.EndpointParams,
-			AuthStyle:      oauth2.AuthStyleInParams,
-		},
-		MTLSURL:  w.conf.Endpoint.URL("/cis/oidc/token"), // as in Mosaic's guide for mTLS
-		Audience: w.conf.AssertionAudience,
-		Identity: w.identity,
-		Timeout:  w.http.Timeout,
-		Log:      w.conf.Logger,
-	}
-	return w, nil
-}
-
-// contextClient returns a copy of ctx's HTTP client, or of the default one.
-func contextClient(ctx context.Context) *http.Client {
-	client := *cmp.Or(oauth2.NewClient(ctx, nil), http.DefaultClient) // the context's may be nil
-	return &client
-}
-
-// clone returns a deep copy, except for certificates and keys, which are checked and copied
-// elsewhere.
-func (c *Config) clone() *Config {
-	d := *c
-	d.Hosts, d.Scopes = slices.Clone(c.Hosts), slices.Clone(c.Scopes)
-	d.EndpointParams = url.Values(http.Header(c.EndpointParams).Clone()) // maps.Clone would share the values
-	d.Logger = slog.New(slog.DiscardHandler)
-	if c.Logger != nil {
-		d.Logger = slog.New(guard.Handler{To: c.Logger.Handler()}).With("client_id", c.ClientID, "endpoint", string(c.Endpoint))
-	}
-	return &d
-}
-
-// source returns a cached source of tokens for resource.
-func (w *wired) source(resource Resource) *refresh.Source {
-	return refresh.New(func(ctx context.Context, attempts int) (*refresh.Token, error) {
-		return w.grant.Token(ctx, string(resource), attempts)
-	}, w.log(resource))
-}
-
-func (w *wired) log(resource Resource) *slog.Logger {
-	return w.conf.Logger.With("resource", cmp.Or(string(resource), "default"))
-}
-
 // jwksTimeout bounds JWKS's call of GetCredentials.
 const jwksTimeout = 10 * time.Second
 
@@ -727,20 +719,16 @@ func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 			return nil, redact.NewForeign("mosaic: JWKS: ", err, "")
 		}
 	}
-	all := []*identity.Credentials{current}
+	keys := current.JWKs()
 	for i, n := range next {
 		var p problems
-		all = append(all, n.check(&p, c.SigningAlgorithm))
+		keys = append(keys, n.check(&p, c.SigningAlgorithm).JWKs()...)
 		if n.ClientSecret != "" {
 			p.add("ClientSecret", "ClientSecret has no public key")
 		}
 		if err := p.err(fmt.Sprintf("mosaic: JWKS: next[%d]: ", i)); err != nil {
 			return nil, err
 		}
-	}
-	var keys []assertion.JWK
-	for _, creds := range all {
-		keys = append(keys, creds.JWKs()...)
 	}
 	if keys == nil {
 		return nil, errors.New("mosaic: JWKS needs a PrivateKey or a Certificate: a secret has no public key")

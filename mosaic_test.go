@@ -73,15 +73,15 @@ func TestParseEndpointTakesNamesURLsAndDomains(t *testing.T) {
 
 func TestParseEndpointSaysWhyNot(t *testing.T) {
 	for why, texts := range map[string][]string{
-		"is empty":                          {"", " ", "\t\n"},
-		"is not a URL":                      {"mars", " eu", "eu\n", "localhost", "localhost:8080", "https://acme.com\n", "acme.com\x7f", "https://acme.com:x", "https:acme.com", "https://[::1", "https://a b.com", "https://[fe80::1]1"},
-		"is not https (plain http":          {"http://acme.com", "http://localhost.acme.com", "http://127.0.0.1.acme.com", "http://10.0.0.1", "http://[::2]"},
-		"is not https":                      {"ftp://acme.com", "ws://localhost"},
-		"holds user information":            {"https://user@acme.com", "https://@acme.com", "user:hunter2@acme.com", "https://user:hun@ter/2@acme.com"},
-		"has a path":                        {"https://acme.com/oidc/token", "acme.com/oidc/token", "https://acme.com//", "https:/acme.com"},
-		"has a query or a fragment":         {"https://acme.com?", "https://acme.com/?a=b", "acme.com#a"},
-		"has a bad port":                    {"https://acme.com:0", "https://acme.com:65536", "https://acme.com:", "https://acme.com:0443", "http://localhost:00"},
-		"has a bad host":                    {"https://", "https://:443", "https://acme.com.", "https://acme..com", "https://*.acme.com", "https://" + strings.Repeat("a", 64), "https://" + strings.Repeat("a.", 127) + "a", "https://[::1%25eth0]"},
+		"is empty":                  {"", " ", "\t\n"},
+		"is not a URL":              {"mars", " eu", "eu\n", "localhost", "localhost:8080", "https://acme.com\n", "acme.com\x7f", "https://acme.com:x", "https:acme.com", "https://[::1", "https://a b.com", "https://[fe80::1]1"},
+		"is not https (plain http":  {"http://acme.com", "http://localhost.acme.com", "http://127.0.0.1.acme.com", "http://10.0.0.1", "http://[::2]"},
+		"is not https":              {"ftp://acme.com", "ws://localhost"},
+		"holds user information":    {"https://user@acme.com", "https://@acme.com", "user:hunter2@acme.com", "https://user:hun@ter/2@acme.com"},
+		"has a path":                {"https://acme.com/oidc/token", "acme.com/oidc/token", "https://acme.com//", "https:/acme.com"},
+		"has a query or a fragment": {"https://acme.com?", "https://acme.com/?a=b", "acme.com#a"},
+		"has a bad host or port": {"https://acme.com:0", "https://acme.com:65536", "https://acme.com:", "https://acme.com:0443", "http://localhost:00",
+			"https://", "https://:443", "https://acme.com.", "https://acme..com", "https://*.acme.com", "https://" + strings.Repeat("a", 64), "https://" + strings.Repeat("a.", 127) + "a", "https://[::1%25eth0]"},
 		"has a character that is not ASCII": {"https://bücher.example", "https://acme.com\u00a0", "\u212a.com"},
 	} {
 		for _, text := range texts {
@@ -264,7 +264,7 @@ func TestValidateNamesEachField(t *testing.T) {
 		{"a domain as Endpoint", func(c *mosaic.Config) { c.Endpoint = "acme.com" }, []string{`Endpoint "acme.com"`, "ParseEndpoint"}},
 		{"a password in Endpoint", func(c *mosaic.Config) { c.Endpoint = "https://a:" + mosaic.Endpoint(secret) + "@acme.com" }, []string{`Endpoint "https://[redacted]@acme.com"`}},
 		{"no URI as Resource", func(c *mosaic.Config) { c.Resource = "risk" }, []string{`Resource "risk" is not an absolute URI`}},
-		{"a URL in Hosts", func(c *mosaic.Config) { c.Hosts = []string{"a.com", "https://b.com"} }, []string{`Hosts: "https://b.com" is a URL: give the host alone`}},
+		{"a URL in Hosts", func(c *mosaic.Config) { c.Hosts = []string{"a.com", "https://b.com"} }, []string{`Hosts: "https://b.com" is not a host`}},
 		{"no hosts", func(c *mosaic.Config) { c.Hosts = []string{"", "[127.0.0.1]", "a.com:+1"} }, []string{`Hosts: ""`, `Hosts: "[127.0.0.1]"`, `Hosts: "a.com:+1"`}},
 		{"own parameters", func(c *mosaic.Config) {
 			c.EndpointParams = url.Values{"client_assertion": nil, "client_assertion_type": nil, "client_id": nil, "client_secret": nil, "grant_type": nil, "resource": nil, "scope": {secret}}
@@ -466,7 +466,7 @@ func TestFromEnv(t *testing.T) {
 		{"nothing", env{"CLIENT_ID": "", "ENDPOINT": ""}, "", []string{"MOSAIC_CLIENT_ID: ClientID is empty", `MOSAIC_ENDPOINT: endpoint "" is empty: want "sandbox"`,
 			"MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: set ClientSecret, PrivateKey or Certificate"}},
 		{"mistakes everywhere", env{"CLIENT_SECRET": secret + "\n", "ENDPOINT": "mars", "RESOURCE": "x", "HOSTS": "https://a.com"}, "",
-			[]string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret holds a control character", `MOSAIC_ENDPOINT: endpoint "mars"`, `MOSAIC_RESOURCE: Resource "x"`, `MOSAIC_HOSTS: Hosts: "https://a.com" is a URL`}},
+			[]string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret holds a control character", `MOSAIC_ENDPOINT: endpoint "mars"`, `MOSAIC_RESOURCE: Resource "x"`, `MOSAIC_HOSTS: Hosts: "https://a.com" is not a host`}},
 		{"two secrets", env{"CLIENT_SECRET": secret, "CLIENT_SECRET_FILE": secretFile}, "", []string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: set only one of the two variables"}},
 		{"a secret and a key", env{"CLIENT_SECRET": secret, "PRIVATE_KEY_FILE": keyFile}, "", []string{"MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ClientSecret and PrivateKey exclude"}},
 		{"a quoted secret", env{"CLIENT_SECRET": "'" + secret + "'"}, "", []string{"MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE: ClientSecret begins or ends with"}},

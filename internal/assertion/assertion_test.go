@@ -16,7 +16,6 @@ import (
 	"io"
 	"maps"
 	"math/big"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -263,7 +262,7 @@ func TestAKeyThatCannotSignIsRefusedAtOnce(t *testing.T) {
 }
 
 func TestAnAlgorithmHasToFitItsKey(t *testing.T) {
-	p384, p521 := newEC(elliptic.P384()).Public(), newEC(elliptic.P521()).Public()
+	p384 := newEC(elliptic.P384()).Public()
 	const rsaOnly = "does not fit the key, which signs with RS256 or PS256"
 	onCurve := func(name string) string {
 		return "PrivateKey is an ECDSA key on " + name + ", for which there is no algorithm: ES256 needs P-256"
@@ -275,19 +274,12 @@ func TestAnAlgorithmHasToFitItsKey(t *testing.T) {
 		want, fail string
 	}{
 		{"RSA", rsaKey().Public(), "", "RS256", ""},
-		{"RSA", rsaKey().Public(), "RS256", "RS256", ""},
 		{"RSA", rsaKey().Public(), "PS256", "PS256", ""},
 		{"RSA", rsaKey().Public(), "ES256", "", `SigningAlgorithm "ES256" ` + rsaOnly},
-		{"RSA", rsaKey().Public(), "EdDSA", "", `SigningAlgorithm "EdDSA" ` + rsaOnly},
 		{"P-256", ecKey().Public(), "", "ES256", ""},
-		{"P-256", ecKey().Public(), "ES256", "ES256", ""},
 		{"P-256", ecKey().Public(), "RS256", "", `SigningAlgorithm "RS256" does not fit the key, which signs with ES256`},
 		{"P-384", p384, "", "", onCurve("P-384")},
-		{"P-384", p384, "ES256", "", onCurve("P-384")},
-		{"P-521", p521, "ES256", "", onCurve("P-521")},
 		{"Ed25519", edKey().Public(), "", "EdDSA", ""},
-		{"Ed25519", edKey().Public(), "EdDSA", "EdDSA", ""},
-		{"Ed25519", edKey().Public(), "PS256", "", `SigningAlgorithm "PS256" does not fit the key, which signs with EdDSA`},
 		{"RSA", rsaKey().Public(), "none", "", `SigningAlgorithm "none" is not one of RS256, PS256, ES256, EdDSA`},
 		{"P-384", p384, "ES384", "", `SigningAlgorithm "ES384" is not one of RS256, PS256, ES256, EdDSA`},
 		{"RSA", rsaKey().Public(), "rs256", "", `SigningAlgorithm "rs256" is not one of RS256, PS256, ES256, EdDSA`},
@@ -309,29 +301,7 @@ func TestAnAlgorithmHasToFitItsKey(t *testing.T) {
 	}
 }
 
-// The keys, signing inputs and signatures below are those of the RFCs.
-const rfc7515Payload = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
-
-func rfc7515RSA(t testing.TB) *rsa.PrivateKey {
-	number := func(s string) *big.Int { return new(big.Int).SetBytes(decode(t, s)) }
-	key := &rsa.PrivateKey{
-		PublicKey: rsa.PublicKey{
-			N: number("ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"),
-			E: 65537,
-		},
-		D: number("Eq5xpGnNCivDflJsRQBXHx1hdR1k6Ulwe2JZD50LpXyWPEAeP88vLNO97IjlA7_GQ5sLKMgvfTeXZx9SE-7YwVol2NXOoAJe46sui395IW_GO-pWJ1O0BkTGoVEn2bKVRUCgu-GjBVaYLU6f3l9kJfFNS3E0QbVdxzubSu3Mkqzjkn439X0M_V51gfpRLI9JYanrC4D4qAdGcopV_0ZHHzQlBjudU2QvXt4ehNYTCBr6XCLQUShb1juUO1ZdiYoFaFQT5Tw8bGUl_x_jTj3ccPDVZFD9pIuhLhBOneufuBiB4cS98l2SR_RQyGWSeWjnczT0QU91p1DhOVRuOopznQ"),
-		Primes: []*big.Int{
-			number("4BzEEOtIpmVdVEZNCqS7baC4crd0pqnRH_5IB3jw3bcxGn6QLvnEtfdUdiYrqBdss1l58BQ3KhooKeQTa9AB0Hw_Py5PJdTJNPY8cQn7ouZ2KKDcmnPGBY5t7yLc1QlQ5xHdwW1VhvKn-nXqhJTBgIPgtldC-KDV5z-y2XDwGUc"),
-			number("uQPEfgmVtjL0Uyyx88GZFF1fOunH3-7cepKmtH4pxhtCoHqpWmT8YAmZxaewHgHAjLYsp1ZSe7zFYHj7C6ul7TjeLQeZD_YwD66t62wDmpe_HlB-TnBA-njbglfIsRLtXlnDzQkv5dTltRJ11BKBBypeeF6689rjcJIDEz9RWdc"),
-		},
-	}
-	key.Precompute()
-	if err := key.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
+// The keys below are those of the RFCs.
 func rfc7515EC(t testing.TB) *ecdsa.PrivateKey {
 	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), decode(t, "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"))
 	if err != nil {
@@ -363,42 +333,11 @@ func TestThumbprintsAreThoseOfTheRFCs(t *testing.T) {
 	}
 }
 
-func TestSignaturesAreThoseOfTheRFCs(t *testing.T) {
-	// ECDSA is not deterministic, so the signer of A.3 is one that remembers.
-	rfc7515ES256 := decode(t, "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q")
-	remembers := signFunc{rfc7515EC(t).Public(), func(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-		return asn1.Marshal(signature{new(big.Int).SetBytes(rfc7515ES256[:32]), new(big.Int).SetBytes(rfc7515ES256[32:])})
-	}}
-	for _, test := range []struct {
-		name          string
-		signer        crypto.Signer
-		signingString string
-		want          string
-	}{
-		{"RFC 7515 A.2 (RS256)", rfc7515RSA(t), "eyJhbGciOiJSUzI1NiJ9." + rfc7515Payload,
-			"cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"},
-		{"RFC 7515 A.3 (ES256)", remembers, "eyJhbGciOiJFUzI1NiJ9." + rfc7515Payload,
-			"DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"},
-		{"RFC 8037 A.4 (EdDSA)", rfc8037Ed(t), "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc",
-			"hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			key := newKey(t, test.signer, "", "")
-			got, err := key.algorithm.Sign(test.signingString, key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := base64.RawURLEncoding.EncodeToString(got); got != test.want {
-				t.Errorf("got %s; want %s", got, test.want)
-			}
-		})
-	}
-}
-
 func TestAJWKSetIsWhatAnAdministratorPastes(t *testing.T) {
 	ed := newKey(t, rfc8037Ed(t), "", "")
 	ec := NewJWK(rfc7515EC(t).Public(), "", "<kid> & \"co\"")
-	rsaJWK := newKey(t, rfc7515RSA(t), "PS256", "rsa").JWK
+	n := new(big.Int).SetBytes(decode(t, "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"))
+	rsaJWK := NewJWK(&rsa.PublicKey{N: n, E: 65537}, "PS256", "rsa") // of RFC 7515 A.2
 	rsaJWK.X5C = [][]byte{{0xfb, 0xff}, {0x30}}
 	got, err := Set([]JWK{ed.JWK, ec, rsaJWK})
 	if err != nil {
@@ -442,87 +381,14 @@ func TestAJWKSetIsWhatAnAdministratorPastes(t *testing.T) {
 
 }
 
-func TestECCoordinatesAreAsWideAsTheCurve(t *testing.T) {
-	for _, test := range []struct {
-		curve elliptic.Curve
-		width int
-	}{
-		{elliptic.P256(), 32},
-		{elliptic.P384(), 48},
-		{elliptic.P521(), 66},
-	} {
-		name := test.curve.Params().Name
-		var x, y bool // a short one was seen
-		for tries := 0; !x || !y; tries++ {
-			if tries == 20_000 {
-				t.Fatalf("%s: no short coordinates in %d keys", name, tries)
-			}
-			pub := newEC(test.curve).PublicKey
-			point, err := pub.Bytes()
-			if err != nil {
-				t.Fatal(err)
-			}
-			shortX, shortY := point[1] == 0, point[1+test.width] == 0
-			if !shortX && !shortY {
-				continue
-			}
-			x, y = x || shortX, y || shortY
-			jwk := NewJWK(&pub, "", "kid")
-			got := slices.Concat(decode(t, jwk.X), decode(t, jwk.Y))
-			if len(decode(t, jwk.X)) != test.width || !bytes.Equal(got, point[1:]) || jwk.Curve != name {
-				t.Fatalf("%s: got x‖y %x on %s; want %x", name, got, jwk.Curve, point[1:])
-			}
-		}
-	}
-}
-
-func TestAnRSAExponentHasNoZerosInFront(t *testing.T) {
-	for e, want := range map[int]string{3: "Aw", 257: "AQE", 65537: "AQAB"} {
-		if got := NewJWK(&rsa.PublicKey{N: rsaKey().N, E: e}, "", "kid").E; got != want {
-			t.Errorf("e %d: got %q; want %q", e, got, want)
-		}
-	}
-}
-
-func TestSameKey(t *testing.T) {
-	a, b := newEC(elliptic.P256()), newEC(elliptic.P256())
-	again := a.PublicKey
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name string
-		a, b crypto.PublicKey
-		want bool
-	}{
-		{"one key", a.Public(), a.Public(), true},
-		{"equal keys", a.Public(), &again, true},
-		{"two keys", a.Public(), b.Public(), false},
-		{"keys of two types", a.Public(), ed.Public(), false},
-		{"no key", a.Public(), nil, false},
-		{"no key first", nil, a.Public(), false},
-		{"two of what cannot be compared", "x", "x", false},
-	} {
-		if got := SameKey(tt.a, tt.b); got != tt.want {
-			t.Errorf("%s: got %v; want %v", tt.name, got, tt.want)
-		}
-	}
-}
-
-func TestEqualKidsOfDifferentKeysAreAnError(t *testing.T) {
-	a, b := newKey(t, newEC(elliptic.P256()), "", "kid").JWK, newKey(t, newEC(elliptic.P256()), "", "kid").JWK
-	if _, err := Set([]JWK{a, b}); err == nil || err.Error() != `two different keys have the kid "kid"` {
-		t.Errorf("got %v; want an error that names the kid", err)
-	}
-	chained := a
-	chained.X5C = [][]byte{{1}}
-	for _, tt := range []struct {
-		keys []JWK
-		want int
-	}{{[]JWK{a, a}, 1}, {[]JWK{a, chained, a, chained}, 2}} {
-		if set, err := Set(tt.keys); err != nil || strings.Count(string(set), `"kty"`) != tt.want {
-			t.Errorf("got %s, error %v; want %d keys", set, err, tt.want)
+func TestECCoordinatesAreHalvesOfThePoint(t *testing.T) {
+	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		pub := newEC(curve).PublicKey
+		point := must(pub.Bytes())
+		jwk := NewJWK(&pub, "", "kid")
+		x, y := decode(t, jwk.X), decode(t, jwk.Y)
+		if len(x) != len(y) || !bytes.Equal(append(x, y...), point[1:]) || jwk.Curve != curve.Params().Name {
+			t.Errorf("got %+v; want the halves of %x on %s", jwk, point, curve.Params().Name)
 		}
 	}
 }
@@ -563,44 +429,6 @@ func FuzzAssertion(f *testing.F) {
 		}
 		if !maps.Equal(payload, want) {
 			t.Errorf("claims: got %v; want %v", payload, want)
-		}
-	})
-}
-
-func FuzzJWKS(f *testing.F) {
-	f.Add("kid-1", []byte("seed of an Ed25519 or P-256 key."))
-	f.Add("", bytes.Repeat([]byte{1}, 32))
-	f.Add("\"}]} \u2028 <&> \xff", []byte{0})
-	f.Fuzz(func(t *testing.T, id string, seed []byte) {
-		if !utf8.ValidString(id) {
-			return // which Config.Validate refuses
-		}
-		seed = append(make([]byte, 32), seed...)
-		seed = seed[len(seed)-32:]
-		signers := []crypto.Signer{ed25519.NewKeyFromSeed(seed)}
-		if ec, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), seed); err == nil { // not 0, nor past the order
-			signers = append(signers, ec)
-		}
-		for _, signer := range signers {
-			key := newKey(t, signer, "", id)
-			set, err := Set([]JWK{key.JWK})
-			if err != nil {
-				t.Fatal(err)
-			}
-			members, pub := parseSet(t, set)
-			if !pub.(interface{ Equal(crypto.PublicKey) bool }).Equal(key.Public) {
-				t.Errorf("%T of seed %x: got another key back: %s", signer, seed, set)
-			}
-			wantID := id
-			if id == "" {
-				wantID = thumbprintOf(key.Public)
-			}
-			if members["kid"] != wantID || members["alg"] != key.JWK.Algorithm || members["use"] != "sig" {
-				t.Errorf("got %s; want kid %q, alg %q, use \"sig\"", set, wantID, key.JWK.Algorithm)
-			}
-			if _, ok := members["d"]; ok {
-				t.Errorf("got a private member: %s", set)
-			}
 		}
 	})
 }
@@ -672,33 +500,6 @@ func open(t testing.TB, pub crypto.PublicKey, assertion string) (header, payload
 		t.Fatalf("the signature of %q does not verify", assertion)
 	}
 	return header, payload
-}
-
-// parseSet returns the members of the one key in a JWK Set, and that key, Ed25519 or P-256.
-func parseSet(t testing.TB, set []byte) (map[string]any, crypto.PublicKey) {
-	t.Helper()
-	var parsed struct {
-		Keys []map[string]any `json:"keys"`
-	}
-	if err := json.Unmarshal(set, &parsed); err != nil {
-		t.Fatal(err)
-	}
-	if len(parsed.Keys) != 1 {
-		t.Fatalf("got %s; want one key", set)
-	}
-	members := parsed.Keys[0]
-	member := func(name string) []byte {
-		s, _ := members[name].(string)
-		return decode(t, s)
-	}
-	if members["kty"] == "OKP" {
-		return members, ed25519.PublicKey(member("x"))
-	}
-	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, member("x"), member("y")))
-	if err != nil {
-		t.Fatalf("%s: %v", set, err)
-	}
-	return members, pub
 }
 
 // thumbprintOf returns the kid that a key has by itself.

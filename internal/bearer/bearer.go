@@ -28,7 +28,6 @@ type Transport struct {
 	Own    func() http.RoundTripper // sends a request with its own Authorization header to a known origin
 	Knows  func(*url.URL) bool      // reports whether tokens may go to the URL's origin
 	Source func(*url.URL) *refresh.Source
-	Idle   func() // closes idle connections, except Plain's
 	Log    *slog.Logger
 
 	sender reconnect.Sender // for known origins
@@ -80,15 +79,11 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
-// maxRedirects bounds a chain of redirects. An http.Client follows ten redirects, but a crafted
-// chain of requests can be a cycle.
-const maxRedirects = 100
-
 // untrusted returns the reason to send req without a token, or "". It checks every request in a
 // chain of redirects: a foreign page must not make the client send a token with DELETE /cis/….
 func (t *Transport) untrusted(req *http.Request) (reason string) {
 	r := req
-	for range maxRedirects {
+	for range 100 { // because a chain that a caller makes can be a cycle; http.Client follows ten redirects
 		switch {
 		case r == nil || r.URL == nil || !t.Knows(r.URL):
 			if r == req {
@@ -149,10 +144,9 @@ const maxRetryWait = 5 * time.Second
 // sent once more, it waits for the new token, closes res, and sends req with that token. Otherwise it
 // returns res untouched.
 func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req *http.Request, res *http.Response) (*http.Response, error) {
-	invalid := saysInvalidToken(res.Header)
 	empty := req.Body == nil || req.Body == http.NoBody
 	done, coming := source.Replace(tok)
-	if !coming || !(invalid || isRepeatable(req)) || !(empty || req.GetBody != nil) {
+	if !coming || !saysInvalidToken(res.Header) && !isRepeatable(req) || !empty && req.GetBody == nil {
 		return res, nil
 	}
 	ctx, cancel := context.WithTimeout(req.Context(), maxRetryWait)
@@ -219,8 +213,7 @@ func isAlert(err error) bool {
 
 // CloseIdleConnections is called by http.Client's method of that name.
 func (t *Transport) CloseIdleConnections() {
-	if c, ok := t.Plain.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
+	for _, rt := range []http.RoundTripper{t.Plain, t.Own()} {
+		(&http.Client{Transport: rt}).CloseIdleConnections()
 	}
-	t.Idle()
 }

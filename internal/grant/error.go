@@ -24,15 +24,15 @@ type Error struct {
 	url      string
 	clientID string
 	attempts int
-	ended    error         // of the caller's context; nil if it did not end the request
-	what     string        // happened; bounded, on one line, without secrets
+	ended    error         // the error of the caller's context, if that context ended the request
+	what     string        // what happened: one bounded line without secrets
 	hint     string        // what to do; empty if that is not known
 	clock    time.Duration // how far the server's clock is ahead, if that may be why; zero otherwise
-	cause    error         // for errors.Is and errors.As; nil if there is none
+	cause    error         // for errors.Is and errors.As; may be nil
 
 	timeout    bool
-	transient  bool          // worth a further attempt
-	redated    bool          // worth another one, with an assertion dated by the server's clock
+	transient  bool          // a further attempt may succeed
+	redated    bool          // a further attempt, whose assertion is dated by the server's clock, may succeed
 	refused    bool          // the next request will be refused, too
 	retryAfter time.Duration // as the endpoint asked; zero if it did not
 }
@@ -64,24 +64,20 @@ func (e *Error) Unwrap() []error {
 	return slices.DeleteFunc([]error{e.ended, e.cause}, func(err error) bool { return err == nil })
 }
 
+// Timeout and Temporary make an Error a net.Error, because code that retries asks for it.
 func (e *Error) Timeout() bool {
-	if e.ended != nil {
-		return e.ended == context.DeadlineExceeded
-	}
-	return e.timeout
+	return e.ended == context.DeadlineExceeded || e.ended == nil && e.timeout
 }
-
-// Temporary completes net.Error, which code that retries asks for.
 func (e *Error) Temporary() bool           { return e.transient }
 func (e *Error) Refused() bool             { return e.refused && e.ended == nil }
 func (e *Error) RetryAfter() time.Duration { return e.retryAfter }
 
-// ownError returns the Error for one of foreign code on the caller's side.
+// ownError returns the Error for an error of GetCredentials or of a signer.
 func ownError(err error) *Error {
 	return &Error{what: err.Error(), cause: err, timeout: errors.Is(err, guard.ErrLate), transient: true}
 }
 
-// explain returns the Error for x/oauth2's.
+// explain returns the Error for an error of x/oauth2.
 func (a *attempt) explain(ctx context.Context, err error) *Error {
 	x := &a.exchange
 	if x.err != nil {
@@ -89,13 +85,13 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 	}
 	head, _ := x.head(a.id.Secret)
 	again := x.status == http.StatusRequestTimeout || x.status == http.StatusMisdirectedRequest
-	e := &Error{what: head, refused: x.status/100 == 4 && !again || x.status/100 == 2} // or a redirect without a usable Location
+	e := &Error{what: head, refused: x.status/100 == 4 && !again || x.status/100 == 2}
 	code := ""
 	if retrieve := (*oauth2.RetrieveError)(nil); errors.As(err, &retrieve) {
 		line, shown := x.show(retrieve, a.id.Secret)
 		e.what, e.cause, code = line, shown, shown.ErrorCode
 		e.transient = again || x.status == http.StatusTooManyRequests || x.status >= 500
-	} else if x.status/100 == 2 {
+	} else if x.status/100 == 2 { // otherwise it is a redirect without a usable Location
 		e.what = "the reply (" + e.what + ") is not a token response (RFC 6749 §5.1)"
 		if !x.isPage() {
 			e.what += `: "` + redact.Peer(err.Error(), a.id.Secret, maxText) + `"`
@@ -109,9 +105,10 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 // explainTransport explains an exchange without a complete reply.
 func (a *attempt) explainTransport(ctx context.Context) *Error {
 	err, reached := a.exchange.err, a.progress.reached(a.id.Transport)
-	raw := fmt.Sprint(err) // err.Error() may panic
+	raw := fmt.Sprint(err) // because err.Error() may panic
 	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
-	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: newTransportError(text, err)}
+	wraps := func(target error) bool { return errors.Is(err, target) }
+	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: transportError{text, wraps}}
 	var unverified *tls.CertificateVerificationError
 	switch own := a.client.timeout(requestTimeout); {
 	case errors.As(err, &unverified):
@@ -167,8 +164,8 @@ func statusOf(phrase string) int {
 // wantsCertificate matches the alerts of servers that got no client certificate.
 var wantsCertificate = regexp.MustCompile("certificate required|handshake failure|bad certificate")
 
-// explainBreak explains a connection that broke. Client certificates are a frequent reason. In TLS
-// 1.3 the server's alert may be lost, and then the first request breaks.
+// explainBreak explains a connection that broke, often because of a client certificate. In TLS 1.3
+// the server's alert may be lost, and then all that is known is that the first request broke.
 func (a *attempt) explainBreak(e *Error, raw string) {
 	op, closed := opOf(a.exchange.err), errors.Is(a.exchange.err, io.EOF)
 	if closed {
@@ -193,10 +190,10 @@ func opOf(err error) string {
 	return e.Op
 }
 
-// presents reports whether a client certificate is presented, be it by the HTTP client itself.
+// presents reports whether a client certificate is presented, by us or by the HTTP client itself.
 func (a *attempt) presents() bool { return a.id.Via != nil || a.url == a.client.MTLSURL }
 
-// hintCertificate returns the advice for a server that a client certificate may not have satisfied.
+// hintCertificate returns the advice if the server may have refused or required a client certificate.
 func (a *attempt) hintCertificate() string {
 	switch {
 	case a.id.Via != nil:
@@ -215,18 +212,14 @@ type transportError struct {
 	wraps func(target error) bool
 }
 
-func newTransportError(text string, err error) transportError {
-	return transportError{text, func(target error) bool {
-		return target != context.Canceled && target != context.DeadlineExceeded && errors.Is(err, target)
-	}}
+func (t transportError) Error() string { return t.text }
+func (t transportError) Is(target error) bool {
+	return target != context.Canceled && target != context.DeadlineExceeded && t.wraps(target)
 }
 
-func (t transportError) Error() string        { return t.text }
-func (t transportError) Is(target error) bool { return t.wraps(target) }
-
 const (
-	// minSkew: assertions are dated 10 s back; with 4 s of skew and rounding, a limit of 15 s
-	// refuses them.
+	// minSkew: assertions are backdated by 10 s, so with 4 s of skew, and rounding, a server that
+	// limits their age to 15 s refuses them.
 	minSkew = 3 * time.Second
 
 	// maxSkew is more than any mix-up of time zones causes. Without it, whoever terminates TLS could
@@ -243,7 +236,7 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 	skew := date.Sub(a.received)
 	if a.skew >= skew-minSkew && a.skew <= date.Sub(a.sent)+minSkew {
-		a.client.skew.Store(0) // the date was not the reason; or the Date is that of a proxy
+		a.client.skew.Store(0) // because the clock was not the reason, or the Date is a proxy's
 		return
 	}
 	e.clock = skew
@@ -252,7 +245,7 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 }
 
-// The hints, in one place. The texts of problems are in the places that find them.
+// The hints, all in one place. What happened is said where it is found.
 const (
 	hintRedirect   = "a redirect, which is not followed with credentials: check Endpoint"
 	hintHTML       = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"

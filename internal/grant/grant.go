@@ -32,16 +32,16 @@ import (
 )
 
 const (
-	attemptTimeout = 10 * time.Second       // the token endpoint answers in well under one
-	requestTimeout = 30 * time.Second       // of all attempts: a caller may wait for it
+	attemptTimeout = 10 * time.Second       // the token endpoint answers in well under a second
+	requestTimeout = 30 * time.Second       // for all attempts together, because a caller may be waiting
 	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
 )
 
 // A Client makes the token requests of one source or client. Its exported fields must not be
 // modified after its first use. It is safe for concurrent use.
 type Client struct {
-	Config   clientcredentials.Config // for a secret or a key; the secret is that of the identity
-	MTLSURL  string                   // the TokenURL for a certificate alone
+	Config   clientcredentials.Config // without the secret, which is that of the identity
+	MTLSURL  string                   // the TokenURL if a certificate alone authenticates the client
 	Audience string                   // of assertions; if empty, the URL that is posted to
 	Identity *identity.Source
 	Timeout  time.Duration // of the HTTP client; zero if it has none
@@ -51,7 +51,8 @@ type Client struct {
 	skew   atomic.Int64 // how far the server's clock is ahead, a time.Duration; zero if the clocks agree
 }
 
-// Token requests one token for resource, in at most attempts attempts. The error is an [*Error].
+// Token requests one token for resource, in at most the given number of attempts. The error is an
+// [*Error].
 func (c *Client) Token(caller context.Context, resource string, attempts int) (*refresh.Token, error) {
 	ctx, cancel := context.WithTimeout(caller, c.timeout(requestTimeout))
 	defer cancel()
@@ -66,7 +67,7 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 		}
 		if failure.redated && !redated {
 			redated = true
-			n-- // another assertion is no further attempt
+			n-- // because an attempt with a corrected date does not count
 			continue
 		}
 		if !failure.transient || n >= attempts {
@@ -94,7 +95,7 @@ func (c *Client) timeout(d time.Duration) time.Duration {
 	return d
 }
 
-// ended returns ctx.Err(), or DeadlineExceeded from the deadline on: a dial can time out just
+// ended returns ctx.Err(), or DeadlineExceeded from the deadline on, because a dial can time out just
 // before its context does.
 func ended(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) && ctx.Err() == nil {
@@ -106,28 +107,20 @@ func ended(ctx context.Context) error {
 // An attempt is one request with one identity.
 type attempt struct {
 	client         *Client
-	id             *identity.Identity // nil if there is none
+	id             *identity.Identity // nil until it is known
 	resource       string
-	url            string
-	skew           time.Duration // of the server's clock, as far as it was known before
+	url            string        // that is posted to
+	skew           time.Duration // by which the assertion's date is corrected
 	exchange       exchange
 	progress       progress
 	sent, received time.Time
 }
 
-func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Token, failure *Error) {
+func (c *Client) attempt(ctx context.Context, resource string) (*refresh.Token, *Error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout(attemptTimeout))
 	defer cancel()
 	a := &attempt{client: c, resource: resource, url: c.Config.TokenURL, skew: time.Duration(c.skew.Load())}
-	var err error
-	if a.id, err = c.Identity.Current(ctx); err != nil {
-		failure = ownError(err)
-	} else {
-		if a.id.Secret == "" && a.id.Key == nil {
-			a.url = c.MTLSURL
-		}
-		tok, failure = a.run(ctx)
-	}
+	tok, failure := a.run(ctx)
 	if failure != nil {
 		failure.url, failure.clientID = a.url, c.Config.ClientID
 		return nil, failure
@@ -139,15 +132,22 @@ func (c *Client) attempt(ctx context.Context, resource string) (tok *refresh.Tok
 // run makes the request through x/oauth2.
 func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	c := a.client
+	id, err := c.Identity.Current(ctx)
+	if err != nil {
+		return nil, ownError(err)
+	}
+	if a.id = id; id.Secret == "" && id.Key == nil {
+		a.url = c.MTLSURL
+	}
 	cc := c.Config // a copy
-	cc.TokenURL, cc.ClientSecret, cc.EndpointParams = a.url, a.id.Secret, make(url.Values)
+	cc.TokenURL, cc.ClientSecret, cc.EndpointParams = a.url, id.Secret, make(url.Values)
 	maps.Copy(cc.EndpointParams, c.Config.EndpointParams)
 	if a.resource != "" {
 		cc.EndpointParams.Set("resource", a.resource)
 	}
-	if a.id.Key != nil {
-		signed, err := guard.Call(ctx, a.id.Signing, "mosaic: PrivateKey", c.Log, func() (string, error) {
-			return a.id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(a.skew))
+	if id.Key != nil {
+		signed, err := guard.Call(ctx, id.Signing, "mosaic: PrivateKey", c.Log, func() (string, error) {
+			return id.Key.Sign(cc.ClientID, cmp.Or(c.Audience, a.url), time.Now().Add(a.skew))
 		})
 		if err != nil {
 			return nil, ownError(redact.NewForeign("no client assertion: ", err, ""))
@@ -156,7 +156,7 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	a.exchange.send = func(req *http.Request) (*http.Response, error) { return c.sender.Send(a.id.Transport, req) }
+	a.exchange.send = func(req *http.Request) (*http.Response, error) { return c.sender.Send(id.Transport, req) }
 	client := &http.Client{
 		Transport:     &a.exchange,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -170,14 +170,14 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	}
 	tok, err := a.accept(t)
 	if err != nil {
-		head, _ := a.exchange.head(a.id.Secret)
+		head, _ := a.exchange.head(id.Secret)
 		return nil, &Error{what: "the reply (" + head + ") holds no usable token: " + err.Error(), refused: true}
 	}
 	return tok, nil
 }
 
-// maxToken bounds an access token: many servers refuse a header of more than 8 or 16 KiB, and
-// Mosaic's tokens have about one.
+// maxToken bounds an access token. Many servers refuse a header of more than 8 or 16 KiB, and
+// Mosaic's tokens are about 1 KiB.
 const maxToken = 16 << 10
 
 // b64token is the syntax of an access token (RFC 6750 §2.1).
@@ -195,7 +195,7 @@ func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	}
 	end, life, err := expiry.Of(expiry.Reply{
 		AccessToken: t.AccessToken,
-		ExpiresIn:   t.Expiry.Sub(a.received).Round(time.Second), // x/oauth2 counts from the reply; far below zero: none
+		ExpiresIn:   t.Expiry.Sub(a.received).Round(time.Second), // x/oauth2 counts from the reply; far below zero without an expires_in
 		Sent:        a.sent,
 		Received:    a.received,
 		Date:        a.exchange.date(),
@@ -212,9 +212,9 @@ func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	return tok, err
 }
 
-// bind lets tok end no later than our certificate. It fails if tok is bound to another.
+// bind makes tok expire no later than our certificate. It fails if tok is bound to another one.
 func (a *attempt) bind(tok *refresh.Token) error {
-	claims := jwt.MapClaims{} // their types are for Mosaic to judge
+	claims := jwt.MapClaims{} // because the other claims may have any type
 	_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, claims)
 	confirmation, _ := claims["cnf"].(map[string]any)
 	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != a.id.Certificate.Thumbprint {

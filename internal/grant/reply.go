@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"regexp"
@@ -28,7 +29,7 @@ const maxReply = 1 << 20
 // is a transport error like any other.
 type exchange struct {
 	send    func(*http.Request) (*http.Response, error)
-	request *http.Request // only its method and URL, because its body holds the secret
+	request *http.Request // for a RetrieveError; only its method and URL, because its body holds the secret
 	err     error         // from the transport; the fields below describe the reply, if one began
 	status  int
 	header  http.Header
@@ -49,7 +50,7 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		var body []byte
 		switch {
 		case res.Body == nil: // of a RoundTripper that is not net/http's
-		case res.StatusCode == http.StatusSwitchingProtocols: // its body is the connection; no context ends it
+		case res.StatusCode == http.StatusSwitchingProtocols: // no context ends its body, which is the connection
 			res.Body.Close()
 		default:
 			body, err = io.ReadAll(io.LimitReader(res.Body, maxReply))
@@ -69,8 +70,8 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func isControl(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }
 
-// isPage reports whether the reply is an HTML page that explains the status. With 429 and 5xx, the
-// status explains more than the page.
+// isPage reports whether the reply is an HTML page that explains more than its status, as it does
+// except with 429 and 5xx.
 func (x *exchange) isPage() bool {
 	html := x.media == "text/html" || x.media == "application/xhtml+xml"
 	return html && !x.isJSON && x.status != http.StatusTooManyRequests && x.status < 500
@@ -91,14 +92,8 @@ func (x *exchange) retryAfter() time.Duration {
 	if err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(time.Duration(max(seconds, 0)), maxRetryAfter/time.Second) * time.Second
 	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	now := x.date() // the server's clock, if it sends Date
-	if now.IsZero() {
-		now = time.Now()
-	}
+	at, _ := http.ParseTime(value)      // if value is no time, the year 1
+	now := cmp.Or(x.date(), time.Now()) // by the server's clock, if it sends Date
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
@@ -113,8 +108,8 @@ var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 // requestIDs are the headers with an ID that a peer's support asks for.
 var requestIDs = []string{"X-Request-Id", "X-Correlation-Id", "Cf-Ray", "X-Amzn-Requestid", "X-Azure-Ref", "Traceparent"}
 
-// A refusal holds what may be shown of an error reply's body. The members code and description are
-// those of RFC 6749 §5.2. The message stands for every other text.
+// A refusal holds what may be shown of an error reply's body: the code and the description of RFC
+// 6749 §5.2, or any other text as Message.
 type refusal struct {
 	Code        string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`
@@ -136,12 +131,10 @@ func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, sh
 	if said == (refusal{}) && x.media == "text/plain" && x.isText && !x.isJSON {
 		said.Message = peer(string(e.Body))
 	}
-	shown = &oauth2.RetrieveError{ErrorCode: said.Code, ErrorDescription: said.Description}
-	shown.Body, _ = json.Marshal(said) // of strings: no error
-
 	line, header := x.head(secret)
-	shown.Response = &http.Response{Status: statusText(x.status), StatusCode: x.status, Header: header, Body: http.NoBody}
-	shown.Response.Request = x.request // code that logs its URL must not panic
+	shown = &oauth2.RetrieveError{ErrorCode: said.Code, ErrorDescription: said.Description}
+	shown.Body, _ = json.Marshal(said) // cannot fail, because said has only strings
+	shown.Response = &http.Response{Status: statusText(x.status), StatusCode: x.status, Header: header, Body: http.NoBody, Request: x.request}
 	separator := ": "
 	if said.Code != "" {
 		line += separator + said.Code
@@ -183,26 +176,22 @@ func message(body []byte, peer func(string) string) string {
 // head returns a line with the status, the request ID and, unless the reply is JSON, the Server. The
 // line says so if the body is not text. head also returns the headers that may be shown.
 func (x *exchange) head(secret string) (line string, shown http.Header) {
-	shown = make(http.Header)
-	set := func(name, value string) string {
-		if value != "" {
-			shown.Set(name, value)
-		}
-		return value
-	}
+	server := redact.Peer(x.header.Get("Server"), secret, maxServer)
+	shown = http.Header{"Content-Type": {redact.Peer(x.media, secret, maxText)}, "Server": {server}}
 	for _, name := range []string{"Date", "Retry-After", "Via"} {
-		set(name, redact.Peer(x.header.Get(name), secret, maxText))
+		shown.Set(name, redact.Peer(x.header.Get(name), secret, maxText))
 	}
-	set("Content-Type", redact.Peer(x.media, secret, maxText))
-	line = statusText(x.status)
 	requestID := ""
 	for _, name := range requestIDs {
-		requestID = cmp.Or(requestID, set(name, redact.RequestID(x.header.Get(name), secret)))
+		shown.Set(name, redact.RequestID(x.header.Get(name), secret))
+		requestID = cmp.Or(requestID, shown.Get(name))
 	}
+	maps.DeleteFunc(shown, func(_ string, values []string) bool { return values[0] == "" })
+	line = statusText(x.status)
 	if requestID != "" {
 		line += ", request ID " + requestID
 	}
-	if server := set("Server", redact.Peer(x.header.Get("Server"), secret, maxServer)); server != "" && !x.isJSON {
+	if server != "" && !x.isJSON {
 		line += ", server " + server
 	}
 	if !x.isText {

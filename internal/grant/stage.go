@@ -1,6 +1,7 @@
 package grant
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net/http"
 	"net/http/httptrace"
@@ -9,12 +10,12 @@ import (
 	"example.com/mosaic/internal/mtls"
 )
 
-// A stage is how far a request has come. If it fails, name is what there was not in time, and hint
-// is what to do.
+// A stage is how far a request has come. The name says what was missing ("no TLS handshake in time")
+// and the hint what to do if the request fails at this stage.
 type stage struct{ name, hint string }
 
-// The stages in the order in which a request goes through them. A request over a connection that is
-// in use already begins with waiting, and goes on with replying.
+// The stages in the order in which a request goes through them. A request that gets an existing
+// connection goes from waiting to replying.
 var (
 	waiting    = &stage{"connection", hintReach} // or freeConnection
 	dialing    = &stage{"connection", hintReach} // with the lookup of the name
@@ -23,7 +24,7 @@ var (
 	replying   = &stage{"reply", hintFault}
 
 	// freeConnection takes the place of waiting if the transport's MaxConnsPerHost may be the reason.
-	// That is not certain, because only net.Dialer reports a dial.
+	// This is not certain, because only net.Dialer reports a dial.
 	freeConnection = &stage{"free connection", hintMaxConns}
 
 	// unknown is the stage if the RoundTripper is not net/http's, and reports nothing.
@@ -70,22 +71,12 @@ func (p *progress) trace() *httptrace.ClientTrace {
 
 // reached returns the stage that a request through rt has reached.
 func (p *progress) reached(rt http.RoundTripper) *stage {
-	switch s := p.stage.Load(); {
-	case s == nil:
-		return unknown
-	case s == waiting && maxConns(rt) > 0:
+	if presenting, ok := rt.(*mtls.Transport); ok {
+		rt = presenting.Transport
+	}
+	s := cmp.Or(p.stage.Load(), unknown)
+	if t, ok := rt.(*http.Transport); ok && s == waiting && t.MaxConnsPerHost > 0 {
 		return freeConnection
-	default:
-		return s
 	}
-}
-
-func maxConns(rt http.RoundTripper) int {
-	switch t := rt.(type) {
-	case *http.Transport:
-		return t.MaxConnsPerHost
-	case *mtls.Transport:
-		return t.MaxConnsPerHost
-	}
-	return 0
+	return s
 }

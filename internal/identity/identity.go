@@ -48,7 +48,7 @@ type Source struct {
 	newest atomic.Pointer[Identity] // nil before get has first succeeded
 
 	mu       sync.Mutex // guards the following, and changes of newest
-	obtained string     // the credentials of the last token, a secret; empty before it, or with TLSClientAuth
+	obtained string     // identifies the credentials of the last token, and holds their secret; empty before it
 	warned   time.Time  // when earlier credentials were last logged
 }
 
@@ -176,16 +176,17 @@ func (s *Source) CloseIdleConnections() {
 // Obtained notes that a token was obtained with id. If the credentials of the token before it were
 // others, that is logged, because an operator waits for it before revoking those.
 func (s *Source) Obtained(id *Identity) {
-	attrs, creds := []any{"method", "tls_client_auth"}, id.Secret
+	attrs, unlogged := []any{"method", "tls_client_auth"}, id.Secret
 	switch {
 	case id.Secret != "":
 		attrs[1] = "client_secret_post"
 	case id.Key != nil:
-		attrs, creds = []any{"method", "private_key_jwt", "kid", id.Key.JWK.KeyID}, id.Key.JWK.KeyID+" "+id.Key.JWK.Thumbprint()
+		attrs, unlogged = []any{"method", "private_key_jwt", "kid", id.Key.JWK.KeyID}, id.Key.JWK.Thumbprint()
 	}
 	if id.Certificate != nil {
-		attrs, creds = append(attrs, "x5t", id.Certificate.Thumbprint), creds+" "+id.Certificate.Thumbprint
+		attrs = append(attrs, "x5t", id.Certificate.Thumbprint)
 	}
+	creds := fmt.Sprint(attrs, unlogged)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.obtained != "" && s.obtained != creds {

@@ -80,18 +80,3 @@ func TestOtherCredentialsAreLoggedOnceATokenWasObtained(t *testing.T) {
 		}
 	}
 }
-
-func TestTheSameLeafKeepsItsTransport(t *testing.T) {
-	first, second := certificate(t), certificate(t)
-	creds := &identity.Credentials{Certificate: first}
-	s := source(t, &creds, new(kit.Log))
-	before := current(t, s).Via
-	creds = &identity.Credentials{Secret: "a-secret", Certificate: first}
-	if id := current(t, s); id.Via != before || id.Transport != before {
-		t.Error("the same leaf has another transport")
-	}
-	creds = &identity.Credentials{Certificate: second}
-	if id := current(t, s); id.Via == before || id.Transport != id.Via {
-		t.Error("another leaf has the same transport")
-	}
-}

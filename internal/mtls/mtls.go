@@ -114,7 +114,7 @@ func Base(rt http.RoundTripper) (*http.Transport, error) {
 type Transport struct {
 	*http.Transport
 	log       *slog.Logger
-	presented atomic.Pointer[tls.Certificate] // its PrivateKey is a *presentedKey
+	presented atomic.Pointer[presentedKey]
 }
 
 // maxIdle is the idle timeout of http.DefaultTransport. A clone needs an idle timeout, because
@@ -129,17 +129,16 @@ const pingTimeout = 15 * time.Second
 // called before its first use.
 func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 	t := &Transport{Transport: clone(base), log: log}
-	if t.TLSClientConfig == nil {
-		t.TLSClientConfig = new(tls.Config)
-	}
+	t.TLSClientConfig = cmp.Or(t.TLSClientConfig, new(tls.Config))
 	// A certificate in tls.Config.Certificates is not presented if the server names other CAs.
 	t.TLSClientConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		return t.presented.Load(), nil
+		key := t.presented.Load()
+		presented := key.cert.Certificate
+		presented.PrivateKey = key
+		return &presented, nil
 	}
 	t.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // base's sessions are without the certificate
-	if t.IdleConnTimeout == 0 {
-		t.IdleConnTimeout = maxIdle
-	}
+	t.IdleConnTimeout = cmp.Or(t.IdleConnTimeout, maxIdle)
 	// Health checks that were set with x/net's http2.ConfigureTransports cannot be read from base.
 	t.HTTP2 = cmp.Or(t.HTTP2, new(http.HTTP2Config)) // a copy, because base was cloned
 	t.HTTP2.SendPingTimeout = cmp.Or(t.HTTP2.SendPingTimeout, pingTimeout)
@@ -166,14 +165,10 @@ func clone(t *http.Transport) *http.Transport {
 // certificates before it; its key and its chain may differ.
 func (t *Transport) Present(cert *Certificate) {
 	key := &presentedKey{cert, guard.NewCalls(guard.AtOnce), t.log}
-	if before := t.presented.Load(); before != nil {
-		if before := before.PrivateKey.(*presentedKey); assertion.SameSigner(before.cert.signer, cert.signer) {
-			key.calls = before.calls
-		}
+	if before := t.presented.Load(); before != nil && assertion.SameSigner(before.cert.signer, cert.signer) {
+		key.calls = before.calls
 	}
-	presented := cert.Certificate
-	presented.PrivateKey = key
-	t.presented.Store(&presented)
+	t.presented.Store(key)
 }
 
 // signTimeout is less than the time of an attempt in package grant, so that the error can still

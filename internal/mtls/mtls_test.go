@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
@@ -100,31 +99,6 @@ func TestACertificateIsACopy(t *testing.T) {
 	}
 }
 
-// The example of RFC 8705, appendix A.
-func TestTheThumbprintIsThatOfTheRFC(t *testing.T) {
-	kit.NoFIPS(t)
-	block, _ := pem.Decode([]byte(`-----BEGIN CERTIFICATE-----
-MIIBBjCBrAIBAjAKBggqhkjOPQQDAjAPMQ0wCwYDVQQDDARtdGxzMB4XDTE4MTAx
-ODEyMzcwOVoXDTIyMDUwMjEyMzcwOVowDzENMAsGA1UEAwwEbXRsczBZMBMGByqG
-SM49AgEGCCqGSM49AwEHA0IABNcnyxwqV6hY8QnhxxzFQ03C7HKW9OylMbnQZjjJ
-/Au08/coZwxS7LfA4vOLS9WuneIXhbGGWvsDSb0tH6IxLm8wCgYIKoZIzj0EAwID
-SQAwRgIhAP0RC1E+vwJD/D1AGHGzuri+hlV/PpQEKTWUVeORWz83AiEA5x2eXZOV
-bUlJSGQgjwD5vaUaKlLR50Q2DmFfQj1L+SY=
------END CERTIFICATE-----`))
-	const want = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0"
-	synctest.Test(t, func(t *testing.T) {
-		leaf, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Until(leaf.NotBefore)) // from the year 2000 to 2018
-		key := otherKey{kit.EC(), leaf.PublicKey}
-		if got, err := mtls.New(&tls.Certificate{Certificate: [][]byte{block.Bytes}, PrivateKey: key}); err != nil || got.Thumbprint != want {
-			t.Errorf("got %+v, error %v; want %s", got, err, want)
-		}
-	})
-}
-
 func TestATransportSpeaksWhatItsBaseSpeaks(t *testing.T) {
 	cert := certificate(t, kit.EC(), time.Hour)
 	both, old := newServer(t, true), newServer(t, false)
@@ -207,14 +181,6 @@ func taken(t testing.TB, cert *tls.Certificate) *mtls.Certificate {
 	}
 	return taken
 }
-
-// otherKey has another public key than its own.
-type otherKey struct {
-	crypto.Signer
-	public crypto.PublicKey
-}
-
-func (k otherKey) Public() crypto.PublicKey { return k.public }
 
 func TestTheSameSignerKeepsItsCalls(t *testing.T) {
 	cert := certificate(t, kit.EC(), time.Hour)

@@ -92,8 +92,6 @@ func (h *host) giveUp(rt http.RoundTripper) {
 	time.AfterFunc(release, func() {
 		defer close(idle)
 		defer func() { _ = recover() }() // because nobody could handle a panic of rt here
-		if c, ok := rt.(interface{ CloseIdleConnections() }); ok {
-			c.CloseIdleConnections()
-		}
+		(&http.Client{Transport: rt}).CloseIdleConnections()
 	})
 }

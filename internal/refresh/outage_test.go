@@ -65,25 +65,6 @@ func TestThePauseFollowsFromTheLastPauseAndTheKindOfFailure(t *testing.T) {
 	}
 }
 
-func TestARetryAfterMakesAPauseOfAMinuteAtMost(t *testing.T) {
-	for asked, want := range map[time.Duration]time.Duration{
-		-time.Hour: 0, 0: 0, 7 * time.Second: 7 * time.Second, time.Minute: time.Minute, 24 * time.Hour: time.Minute,
-	} {
-		now := time.Now()
-		first := outage{}.failed(failure{retryAfter: asked}, false, 0, now)
-		if got := max(first.callAt.Sub(now), 0); got != want || first.callAt != first.renewAt {
-			t.Errorf("a Retry-After of %s: calls are paused for %s; want %s", asked, got, want)
-		}
-		if second := first.failed(errors.New("out of order"), false, 0, now); second.pause != time.Second {
-			t.Errorf("after a Retry-After of %s, the pause is %s; want 1s", asked, second.pause)
-		}
-		renewal := outage{}.failed(failure{retryAfter: asked}, true, time.Hour, now)
-		if call, renew := renewal.callAt.Sub(now), renewal.renewAt.Sub(now); max(call, 0) != want || want > 0 && renew != want || renew < 750*time.Millisecond {
-			t.Errorf("a renewal with a Retry-After of %s: calls are paused for %s, renewals for %s; want %s", asked, call, renew, want)
-		}
-	}
-}
-
 func TestPausesHaveJitter(t *testing.T) {
 	early := 0
 	for range 1000 {

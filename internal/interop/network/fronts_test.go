@@ -317,7 +317,7 @@ func TestTheErrorSaysThatAFrontRequiresOrRefusesACertificate(t *testing.T) {
 		srv := mosaictest.Start(t)
 		f := startFront(t, name, srv.Endpoint(), settings)
 		for hint, cert := range map[string]*tls.Certificate{
-			"set Certificate": nil,
+			"set Certificate":                         nil,
 			"the server may have refused Certificate": kit.Certificate(t, "client", kit.NewEC(t), otherCA),
 		} {
 			conf := f.config(srv)

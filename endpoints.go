@@ -100,7 +100,7 @@ var hostPort = regexp.MustCompile(`^((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,6
 // isHostPort reports whether s is a host with or without a port, as it is written in a URL.
 func isHostPort(s string) bool {
 	m := hostPort.FindStringSubmatch(s)
-	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
+	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4: 255 bytes, of which two are not in the text
 		return false
 	}
 	ip, _ := netip.ParseAddr(strings.Trim(m[1], "[]"))

@@ -93,7 +93,7 @@ var hostPort = regexp.MustCompile(`^((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,6
 // isHostPort reports whether s is a host with or without a port, as it is written in a URL.
 func isHostPort(s string) bool {
 	m := hostPort.FindStringSubmatch(s)
-	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4, less the root's length byte and its dot
+	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4: 255 bytes, of which two are not in the text
 		return false
 	}
 	ip, _ := netip.ParseAddr(strings.Trim(m[1], "[]"))
@@ -104,7 +104,7 @@ func isHostPort(s string) bool {
 // isLoopback reports whether a request to host, in lower case, stays on this machine. No name is
 // looked up, so the only name that counts is "localhost" (RFC 6761 §6.3).
 func isLoopback(host string) bool {
-	ip, _ := netip.ParseAddr(host) // a name parses to the zero Addr: no loopback
+	ip, _ := netip.ParseAddr(host) // a name gives the zero Addr, which is not loopback
 	return host == "localhost" || ip.IsLoopback()
 }
 
@@ -136,8 +136,7 @@ func (e Endpoint) check() error {
 func (e Endpoint) TokenURL() string { return e.URL("/oidc/token") }
 
 // URL returns the URL of an API, {base}/path. The path begins with the service
-// ("/risk/v1/recommendation") and may hold a query. Slashes before it become one; otherwise it is
-// unchanged.
+// ("/risk/v1/recommendation") and may have a query. Leading slashes become a single slash.
 func (e Endpoint) URL(path string) string {
 	return strings.TrimSuffix(string(e), "/") + "/" + strings.TrimLeft(path, "/")
 }
@@ -166,7 +165,7 @@ func originOf(u *url.URL) origin {
 // origins are those that may get tokens.
 type origins []origin
 
-// origins returns those of Endpoint, of an https Resource, and of Hosts.
+// origins returns the origins of Endpoint, Hosts, and a Resource that is an https URL.
 func (c *Config) origins() (known origins) {
 	for _, base := range []string{string(c.Endpoint), string(c.Resource)} {
 		u, err := url.Parse(base)

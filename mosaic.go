@@ -1,4 +1,4 @@
-// Package mosaic obtains access tokens for Transmit Security's Mosaic and provides them as a
+// Package mosaic obtains access tokens for Transmit Security's Mosaic and provides them through a
 // [golang.org/x/oauth2] TokenSource.
 //
 // # Getting started
@@ -45,23 +45,24 @@
 // The text of an error is one line that begins with "mosaic: ". For the requests of a client,
 // net/http puts the method and the URL in front of it. [errors.As] and [errors.Is] find
 //   - an [oauth2.RetrieveError], if the token endpoint refused the request. It has the error code of
-//     RFC 6749 §5.2, if there was one. Its Body and its headers hold only what the text may show.
+//     RFC 6749 §5.2, if there was one. Its Body and headers have only the parts that are safe to show.
 //   - a [net.Error], for every token request that failed
 //   - the error of the caller's context, if that context ended
-//   - what an error of the HTTP client's transport wraps, such as syscall.ECONNREFUSED (only
-//     errors.Is, because such an error may hold a secret)
+//   - the errors that an error of the HTTP client's transport wraps, such as syscall.ECONNREFUSED.
+//     Only errors.Is finds them, because their texts, which errors.As would give out, may hold a
+//     secret.
 //
 // # Logs
 //
 // The messages and keys of the records that Config.Logger receives are stable, so a handler can
 // count them. Each record has client_id and endpoint. The records "token obtained" and "token
-// request failed" also have resource, which is "default" for the default audience. Durations are
-// values of kind slog.KindDuration. No record holds the path or the query of a request.
+// request failed" also have resource, which is "default" if no resource was requested. Durations
+// are values of kind slog.KindDuration. No record holds the path or the query of a request.
 //
 //	DEBUG mosaic: token obtained                           lifetime, took
-//	INFO  mosaic: token obtained                           the same, with failures and failing_for, after failures
+//	INFO  mosaic: token obtained                           lifetime, took, failures, failing_for, if requests had failed
 //	WARN  mosaic: token request failed                     error, took, failures; retry_in if the source itself tries again
-//	INFO  mosaic: credentials changed                      method; kid, x5t
+//	INFO  mosaic: credentials changed                      method; kid if there is a key, x5t if there is a certificate
 //	WARN  mosaic: using earlier credentials                error
 //	WARN  mosaic: request sent without a token             host, reason
 //	DEBUG mosaic: request sent without a token             the same, if the request has its own Authorization header
@@ -169,8 +170,8 @@ type Config struct {
 
 	// Resource is the service that the tokens are for.
 	//
-	// If empty, tokens are for the default audience. Client then chooses the service by the path of
-	// each request.
+	// If empty, tokens are for the default audience (see [Resource]). Client then chooses the service
+	// by the path of each request.
 	Resource Resource
 
 	// PrivateKey signs client assertions in place of a secret (private_key_jwt, RFC 7523). It may be
@@ -221,9 +222,9 @@ type Config struct {
 	// It is called about every 40 minutes for each service in use, so it may read a file or ask a
 	// vault each time. Its context ends with the attempt and carries no values.
 	//
-	// An attempt uses the last valid credentials, or fails if there are none, if GetCredentials
-	// fails, panics, returns credentials that Validate would refuse, or takes more than half of the
-	// attempt's time (at most five seconds).
+	// If GetCredentials fails, panics, returns credentials that Validate would refuse, or takes more
+	// than half of the attempt's time (at most five seconds), the attempt uses the last valid
+	// credentials. It fails if there are none.
 	//
 	// The result must not be modified afterwards. As long as the key is the same, return the same
 	// crypto.Signer: each new Signer, and the key of each new certificate, may occupy four more
@@ -272,16 +273,16 @@ type Config struct {
 //   - the request's body can be rewound (GetBody)
 //   - the new token arrives within five seconds
 //
-// Otherwise the caller gets the 401, with its body unread. If the transport's MaxConnsPerHost is 1,
-// over HTTP/1.1, that takes five seconds, because the 401 occupies the connection that the token
-// request needs.
+// Otherwise the caller gets the 401, with its body unread. Over HTTP/1.1, if the transport's
+// MaxConnsPerHost is 1, the 401 may come five seconds late, because it occupies the connection that
+// the token request needs.
 //
-// If a request times out, or gets a 421, the next request to that host uses another connection. For
-// this, the idle connections of the HTTP client's transport are closed, at most once in five seconds.
+// If a request times out or gets a 421, the next request to that host uses another connection. The
+// client therefore closes the transport's idle connections, at most once in five seconds.
 //
 // The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
-// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. Nothing else of ctx is
-// used. If c is invalid, every request returns the error of [Config.Validate].
+// (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. The client uses nothing
+// else in ctx. If c is invalid, every request returns the error of [Config.Validate].
 //
 // The client is safe for concurrent use. Change its fields only before its first use. Its Transport
 // may be wrapped, but must not be replaced, because only that Transport adds tokens.
@@ -385,13 +386,13 @@ func (s *TokenSource) Invalidate(t *oauth2.Token) {
 //
 // The request is sent by the HTTP client in ctx (see [oauth2.HTTPClient]), or by the default client.
 // It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
-// claim, moved onto the local clock if that clock is wrong.
+// claim, adjusted to the local clock if that clock is wrong.
 //
 // After a transport error, 408, 421, 429 or 5xx the request is retried, in at most three attempts. A
 // further attempt is made if the date of an assertion had to be corrected. The request is not retried
 // if the server's certificate does not verify, or if a proxy is known to have refused it with 4xx. An
-// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client has a
-// shorter Timeout, that bounds each of the two.
+// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client's
+// Timeout is shorter, it limits both.
 func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	w, err := c.wire(contextClient(ctx))
 	if err != nil {
@@ -692,12 +693,12 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 const jwksTimeout = 10 * time.Second
 
 // JWKS returns the JWK Set (RFC 7517) to submit in Mosaic's Admin Portal. It has the public keys of
-// PrivateKey and Certificate, and those of next: further credentials that Mosaic is to accept, for a
-// rotation. If GetCredentials is set, JWKS calls it, and waits for at most ten seconds.
+// PrivateKey and Certificate, and those of next, which are the credentials to use after a rotation.
+// If GetCredentials is set, JWKS calls it, and waits for at most ten seconds.
 //
 // A private key has the same kid as in its assertions. The key of a certificate comes with the
 // certificate's chain (x5c). It is an error if different keys have the same kid, or if there is a
-// ClientSecret in next. The set has no private member.
+// ClientSecret in next. The set has no private key.
 func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	current, err := c.check()
 	if err != nil {
@@ -892,7 +893,7 @@ type Confirmation struct {
 }
 
 // ParseClaims reads the claims of t, for logs and for decisions about one's own token. It does not
-// verify the signature. Never use ParseClaims to authenticate a caller. It fails if the token is no
+// verify the signature. Never use ParseClaims to authenticate a caller. It fails if the token is not a
 // JWT, or if a claim's type is not the one in Mosaic's documentation or RFC 7519. The error does
 // not hold the token.
 func ParseClaims(t *oauth2.Token) (*Claims, error) {

@@ -8,8 +8,8 @@ import (
 )
 
 // Resource names the service of a token: the "resource" parameter of RFC 8707, an absolute URI
-// without a fragment. It is sent unchanged, for servers compare it as a string, and becomes the
-// token's audience. The zero value is for the default audience: identity management and
+// without a fragment. It is sent unchanged, because servers compare it as a string, and becomes
+// the token's audience. The zero value is for the default audience: identity management and
 // authentication (/cis).
 //
 // The constants are Mosaic's own services. A resource of your own, configured for your application
@@ -27,7 +27,7 @@ const (
 // DetectionAndResponse is the former name of [FraudPrevention].
 const DetectionAndResponse = FraudPrevention
 
-// check returns an error that names the field, if r is no resource of RFC 8707.
+// check returns an error that names the field if r is not a resource of RFC 8707.
 func (r Resource) check() error {
 	if r == "" {
 		return nil

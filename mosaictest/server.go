@@ -1,7 +1,7 @@
 package mosaictest
 
-// This package repeats facts of Mosaic that package mosaic also has, such as the table of services. If
-// one of the packages has a fact wrong, tests that use both of them fail.
+// This package repeats facts about Mosaic that package mosaic also has, such as the table of services.
+// If one of the packages has a fact wrong, tests that use both of them fail.
 
 import (
 	"bytes"

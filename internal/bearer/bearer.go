@@ -25,7 +25,7 @@ import (
 // use.
 type Transport struct {
 	Plain  http.RoundTripper        // the caller's own
-	Own    func() http.RoundTripper // sends requests to known origins that have their own Authorization header
+	Own    func() http.RoundTripper // sends a request with its own Authorization header to a known origin
 	Knows  func(*url.URL) bool      // reports whether tokens may go to the URL's origin
 	Source func(*url.URL) *refresh.Source
 	Log    *slog.Logger
@@ -36,8 +36,8 @@ type Transport struct {
 }
 
 // RoundTrip sends req with a token. It sends req unchanged if tokens may not go to its origin or if
-// it has its own Authorization header. The Request of the response is req, so that the caller does
-// not get the token, and because untrusted follows it in a redirect.
+// it has its own Authorization header. The Request of the response is req, because the caller must
+// not get the token, and untrusted reads the chain of redirects from there.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := t.roundTrip(req)
 	if res != nil {
@@ -140,8 +140,8 @@ func (t *Transport) sendWith(tok *refresh.Token, req *http.Request, body io.Read
 // a caller is waiting.
 const maxRetryWait = 5 * time.Second
 
-// unauthorized handles res, the 401 to a request with tok. It has tok replaced. If req can be sent
-// once more, it waits for the new token, closes res, and sends req with that token. Otherwise it
+// unauthorized handles res, the 401 to a request with tok. It asks source to renew tok. If req can be
+// sent once more, it waits for the new token, closes res, and sends req with that token. Otherwise it
 // returns res untouched.
 func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req *http.Request, res *http.Response) (*http.Response, error) {
 	empty := req.Body == nil || req.Body == http.NoBody
@@ -192,9 +192,9 @@ func saysInvalidToken(h http.Header) bool {
 	return false
 }
 
-// isRepeatable reports whether net/http itself would repeat req after its connection broke. A 401 to
-// another request may mean that a user's password is wrong, and to send the password again could
-// lock the user out.
+// isRepeatable reports whether net/http itself would repeat req after its connection broke. Any other
+// request may carry a user's password. If a 401 means that the password is wrong, sending it again
+// could lock the user out.
 func isRepeatable(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:

@@ -64,7 +64,7 @@ func (e *Error) Unwrap() []error {
 	return slices.DeleteFunc([]error{e.ended, e.cause}, func(err error) bool { return err == nil })
 }
 
-// Timeout and Temporary make an Error a net.Error, because code that retries asks for it.
+// Timeout and Temporary make an Error a net.Error, because code that retries looks for one.
 func (e *Error) Timeout() bool {
 	return e.ended == context.DeadlineExceeded || e.ended == nil && e.timeout
 }
@@ -151,7 +151,7 @@ func (a *attempt) explainProxy(e *Error, raw string) {
 	e.what = "the proxy refused CONNECT" + strings.TrimSuffix(": "+e.what, `: ""`)
 }
 
-// statusOf returns the status code whose reason phrase, in net/http's words, is phrase, or 0.
+// statusOf returns the status code that net/http describes with this phrase, or 0.
 func statusOf(phrase string) int {
 	for code := 300; code < 600; code++ {
 		if phrase != "" && phrase == http.StatusText(code) {
@@ -218,11 +218,11 @@ func (t transportError) Is(target error) bool {
 }
 
 const (
-	// minSkew: assertions are backdated by 10 s, so with 4 s of skew, and rounding, a server that
-	// limits their age to 15 s refuses them.
+	// minSkew is small because assertions are backdated by 10 s. With 4 s of skew, and rounding, a
+	// server that limits their age to 15 s refuses them.
 	minSkew = 3 * time.Second
 
-	// maxSkew is more than any mistake of time zones. Without it, whoever terminates TLS could
+	// maxSkew is more than any mix-up of time zones causes. Without it, whoever terminates TLS could
 	// collect assertions for next year.
 	maxSkew = 26 * time.Hour
 )
@@ -245,7 +245,7 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 }
 
-// The hints, all in one place. What happened is said where it is found.
+// These are all hints. The code that finds out what happened has the text for that.
 const (
 	hintRedirect   = "a redirect, which is not followed with credentials: check Endpoint"
 	hintHTML       = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"

@@ -109,7 +109,7 @@ type attempt struct {
 	client         *Client
 	id             *identity.Identity // nil until it is known
 	resource       string
-	url            string        // that is posted to
+	url            string        // to post to
 	skew           time.Duration // by which the assertion's date is corrected
 	exchange       exchange
 	progress       progress

@@ -146,7 +146,8 @@ func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, sh
 	return line, shown
 }
 
-// message returns the first text of a JSON body that is not RFC 6749's, as it may be shown, or "".
+// message returns what may be shown of the first text in a JSON body of another form than RFC 6749's,
+// or "".
 func message(body []byte, peer func(string) string) string {
 	var said struct {
 		Message       any    // of Mosaic's services: a string or an array of strings

@@ -31,8 +31,8 @@ var (
 	unknown = &stage{name: "reply"}
 )
 
-// A progress follows one request through the hooks of httptrace. They may be called by several
-// goroutines, and by those of a dial also after the request.
+// A progress follows one request through the hooks of httptrace. Several goroutines may call the
+// hooks, and those of a dial may do so even after the request has ended.
 type progress struct {
 	stage atomic.Pointer[stage]
 	fresh atomic.Bool // the request is the first one on its connection

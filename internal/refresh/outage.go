@@ -32,7 +32,7 @@ const (
 // succeeded.
 type outage struct {
 	failures int
-	dead     int           // of the failures, those without a good token
+	dead     int           // failures that began without a good token
 	since    time.Time     // when the first failure ended
 	warned   time.Time     // when a failure was last logged; zero if none was
 	err      error         // of the last failure
@@ -75,7 +75,7 @@ func (o outage) failed(err error, renewal bool, left time.Duration, now time.Tim
 	return o
 }
 
-// longer returns the pause after the pause last.
+// longer returns the pause that follows a pause of last.
 func longer(last, limit time.Duration) time.Duration {
 	return min(max(2*last, firstPause), limit)
 }

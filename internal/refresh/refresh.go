@@ -52,7 +52,7 @@ const (
 	// seconds. x/oauth2 uses the same margin.
 	maxMargin = 10 * time.Second
 
-	// minAge: a 401 for a token younger than this has another cause, and renewing would not help.
+	// A 401 for a token younger than minAge has another cause, so renewing the token would not help.
 	minAge = 10 * time.Second
 
 	// replaceEvery is the least time between two renewals for a 401, because some paths answer 401
@@ -186,11 +186,11 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 }
 
 // A waitError says that the caller's context ended the wait for a token. It is a net.Error, because
-// code that retries asks for it.
+// code that retries looks for a net.Error.
 type waitError struct {
 	cause   error  // the context's
 	request string // how long the request has been running; empty if there was none
-	failure error  // of the request before; nil if it did not fail
+	failure error  // of the previous request; nil if it did not fail
 }
 
 func (e waitError) Error() string {

@@ -234,7 +234,7 @@ func TestAFailureIsOneLine(t *testing.T) {
 		{"no environment", "token", nil, "", "MOSAIC_CLIENT_ID: ClientID is empty"},
 		{"no environment for jwks", "jwks", nil, "", "MOSAIC_PRIVATE_KEY_FILE"},
 		{"an unknown region", "token", good.with("MOSAIC_ENDPOINT", "mars"), "", `MOSAIC_ENDPOINT: endpoint "mars"`},
-		{"no secret file", "token", good.with("MOSAIC_CLIENT_SECRET", "", "MOSAIC_CLIENT_SECRET_FILE", "gone"), "", "MOSAIC_CLIENT_SECRET_FILE: ClientSecret: "},
+		{"no secret file", "token", good.with("MOSAIC_CLIENT_SECRET", "", "MOSAIC_CLIENT_SECRET_FILE", "gone"), "", "MOSAIC_CLIENT_SECRET_FILE: ClientSecret (a relative path): no such file"},
 		{"a wrong secret", "token -json", good.with("MOSAIC_CLIENT_SECRET", "of another region"), "", "check ClientID and ClientSecret"},
 		{"a resource of nobody", "token -resource https://orders.acme.com", good, "", `"https://orders.acme.com" has to be configured`},
 		{"nobody there", "token -endpoint https://" + nobody.Addr().String(), good, "", "whether it can be reached from here"},

@@ -72,10 +72,11 @@ func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed
 	if err == nil {
 		return parsed, nil
 	}
+	shown := "(a relative path)"
 	if filepath.IsAbs(path) {
-		field += " " + strconv.Quote(redact.Cut(path, 300))
+		shown = strconv.Quote(redact.Cut(path, 300))
 	}
-	return parsed, fmt.Errorf("%s: %w", field, err)
+	return parsed, fmt.Errorf("%s %s: %w", field, shown, err)
 }
 
 // contents returns what a regular file holds. Reading another kind of file, such as a FIFO, may block
@@ -170,8 +171,11 @@ func unfit(data []byte, want string) error {
 	case bytes.Contains(data, []byte(`"kty"`)):
 		is, key = "a JWK", "make another key with openssl genpkey -algorithm ed25519 -out NEWFILE"
 	case bytes.Contains(data, []byte(want)):
-		is, key = "broken PEM (are its line ends missing?)", "openssl pkey -in FILE -noout -text_pub shows whether it is whole"
-		cert = "openssl x509 -in FILE -noout -text shows whether it is whole"
+		is, key = "broken PEM", "copy the file again, with all of its lines and their line ends"
+		cert = key
+	case bytes.HasPrefix(data, []byte("\xfe\xed\xfe\xed")):
+		is, key = "a Java keystore", "convert it to PKCS #12 with keytool -importkeystore -srckeystore FILE -destkeystore NEWFILE -deststoretype PKCS12"
+		cert = key
 	case notCert == nil:
 		is, cert = "a certificate in DER", "convert it with openssl x509 -inform DER -in FILE -out NEWFILE"
 	case notDER == nil && der.First.Tag == asn1.TagOID:

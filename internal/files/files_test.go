@@ -85,7 +85,10 @@ func TestKeysOfCommonToolsAreRead(t *testing.T) {
 }
 
 func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
-	const inspect = "openssl pkey -in FILE -noout -text_pub"
+	const (
+		inspect = "openssl pkey -in FILE -noout -text_pub"
+		again   = "copy the file again"
+	)
 	x25519 := pkcs8(asn1.ObjectIdentifier{1, 3, 101, 110}, append([]byte{4, 32}, rsaPKCS1[:32]...))
 	legacy := pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: rsaPKCS1}
 	pss := pkcs8(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}, rsaPKCS1)
@@ -102,9 +105,9 @@ func TestTheErrorForAKeySaysWhatItIsAndWhichCommandHelps(t *testing.T) {
 		{"DSA", block("DSA PRIVATE KEY", rsaPKCS1), "cannot be parsed", inspect},
 		{"Ed448", block("PRIVATE KEY", pkcs8(asn1.ObjectIdentifier{1, 3, 101, 113}, rsaPKCS1[:59])), "cannot be parsed", inspect},
 		{"broken", block("RSA PRIVATE KEY", rsaPKCS1[:len(rsaPKCS1)-1]), "cannot be parsed", inspect},
-		{"broken base64", strings.Replace(rsaPKCS8, "MII", "M!I", 1), "are its line ends missing", inspect},
-		{"on one line", strings.ReplaceAll(rsaPKCS8, "\n", " "), "are its line ends missing", inspect},
-		{"cut off", rsaPKCS8[:len(rsaPKCS8)/2], "broken PEM", inspect},
+		{"broken base64", strings.Replace(rsaPKCS8, "MII", "M!I", 1), "broken PEM", again},
+		{"on one line", strings.ReplaceAll(rsaPKCS8, "\n", " "), "broken PEM", again},
+		{"cut off", rsaPKCS8[:len(rsaPKCS8)/2], "broken PEM", again},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			key, err := files.ParseKey([]byte(tt.text))
@@ -134,6 +137,7 @@ func TestTheErrorForAnotherFormatNamesItAndTheCommandThatMakesTheRightFile(t *te
 		otherCert  = "the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"
 		selfSigned = "a CA makes the certificate from it; openssl x509 -req -in FILE -signkey KEYFILE -days 365 -out NEWFILE makes a self-signed certificate"
 		iconv      = "convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE"
+		keystore   = "convert it to PKCS #12 with keytool -importkeystore -srckeystore FILE -destkeystore NEWFILE -deststoretype PKCS12"
 		base64PEM  = "decode it with base64 -d FILE >NEWFILE"
 	)
 	cert := kit.Certificate(t, "acme", kit.RSA(), nil)
@@ -173,7 +177,8 @@ func TestTheErrorForAnotherFormatNamesItAndTheCommandThatMakesTheRightFile(t *te
 		{"a certificate", certPEM, `PEM of type "CERTIFICATE"`, otherKey, ""},
 		{"a key", rsaPKCS8, `PEM of type "PRIVATE KEY"`, "", otherCert},
 		{"a public key", public, `PEM of type "PUBLIC KEY"`, otherKey, otherCert},
-		{"a certificate on one line", strings.ReplaceAll(certPEM, "\n", " "), "broken PEM (are its line ends missing?)", "", "openssl x509 -in FILE -noout -text shows whether it is whole"},
+		{"a certificate on one line", strings.ReplaceAll(certPEM, "\n", " "), "broken PEM", "", "copy the file again, with all of its lines and their line ends"},
+		{"keytool -storetype JKS", "\xfe\xed\xfe\xed\x00\x00\x00\x02", "a Java keystore", keystore, keystore},
 		{"text", "to do", "not PEM", otherKey, otherCert},
 		{"JSON", `{"tls.crt":""}`, "not PEM", otherKey, otherCert},
 	} {
@@ -271,7 +276,7 @@ func TestOnlyAnAbsolutePathIsShown(t *testing.T) {
 			func(path string) error { _, err := files.Key(path); return err },
 		} {
 			err := read(path)
-			if err == nil || !regexp.MustCompile(`^(ClientSecret|PrivateKey): (no such file or directory|file name too long)$`).MatchString(err.Error()) {
+			if err == nil || !regexp.MustCompile(`^(ClientSecret|PrivateKey) \(a relative path\): (no such file or directory|file name too long)$`).MatchString(err.Error()) {
 				t.Errorf("got error %v; want the field's name, and nothing of the path", err)
 			}
 		}

@@ -47,6 +47,7 @@ func newKey(t testing.TB, signer crypto.Signer, id string) *assertion.Key {
 }
 
 func TestATokenEndsWithItsCertificate(t *testing.T) {
+	kit.NoFIPS(t)
 	for _, tt := range []struct {
 		name, reply string
 		life        time.Duration // of the certificate
@@ -82,6 +83,7 @@ func TestATokenEndsWithItsCertificate(t *testing.T) {
 }
 
 func TestACertificateIsNotValidYetAfterTheClockIsSetBack(t *testing.T) {
+	kit.NoFIPS(t)
 	for _, reply := range []string{kit.TokenReply("opaque", `"expires_in":3600`), ""} {
 		kit.Run(t, "", func(t *testing.T) {
 			cert := certificate(t, 24*time.Hour)

@@ -32,7 +32,7 @@ type Transport struct {
 
 	sender reconnect.Sender // for known origins
 	mu     sync.Mutex
-	logged [][2]string // the host and reason of requests sent without a token; guarded by mu
+	logged [][2]string // host and reason of each record so far; guarded by mu
 }
 
 // RoundTrip sends req with a token. It sends req unchanged if tokens may not go to its origin or if
@@ -80,7 +80,8 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // untrusted returns the reason to send req without a token, or "". It checks every request in a
-// chain of redirects: a foreign page must not make the client send a token with DELETE /cis/….
+// chain of redirects, because a foreign page must not make the client send a token with
+// DELETE /cis/….
 func (t *Transport) untrusted(req *http.Request) (reason string) {
 	r := req
 	for range 100 { // because a chain that a caller makes can be a cycle; http.Client follows ten redirects
@@ -90,7 +91,7 @@ func (t *Transport) untrusted(req *http.Request) (reason string) {
 				return "its origin is not known: check Endpoint, Resource and Hosts, and that the URL is https"
 			}
 			return "it was redirected by an origin that is not known"
-		case r.Host != "" && (len(r.Host) != len(r.URL.Host) || !strings.EqualFold(r.Host, r.URL.Host)): // ſ folds to s
+		case r.Host != "" && (len(r.Host) != len(r.URL.Host) || !strings.EqualFold(r.Host, r.URL.Host)): // EqualFold also folds ſ to s
 			return "its Host is not that of its URL: in a ReverseProxy, use Rewrite with SetURL"
 		case r != req && (hasAuthorization(r.Header) || r.URL.User != nil):
 			return "the request before the redirect had its own Authorization header"
@@ -140,8 +141,8 @@ func (t *Transport) sendWith(tok *refresh.Token, req *http.Request, body io.Read
 // a caller is waiting.
 const maxRetryWait = 5 * time.Second
 
-// unauthorized handles res, the 401 to a request with tok. It asks source to renew tok. If req can be
-// sent once more, it waits for the new token, closes res, and sends req with that token. Otherwise it
+// unauthorized handles res, the 401 to a request with tok. It begins the renewal of tok. If req can be
+// sent again, it waits for the new token, closes res, and sends req with that token. Otherwise it
 // returns res untouched.
 func (t *Transport) unauthorized(source *refresh.Source, tok *refresh.Token, req *http.Request, res *http.Response) (*http.Response, error) {
 	empty := req.Body == nil || req.Body == http.NoBody

@@ -16,7 +16,7 @@ type Failure interface {
 const (
 	firstPause = time.Second
 
-	// While there is a good token nobody waits, so pauses may grow to a minute: a token of an hour
+	// While there is a good token nobody waits, so pauses may grow to a minute: a one-hour token
 	// leaves 20 minutes for retries. Without a good token every call fails, so requests follow each
 	// other closely, unless they are refused, because then a person has to act.
 	maxPauseGood      = time.Minute

@@ -52,7 +52,8 @@ const (
 	// seconds. x/oauth2 uses the same margin.
 	maxMargin = 10 * time.Second
 
-	// A 401 for a token younger than minAge has another cause, so renewing the token would not help.
+	// minAge is the least age of a token that Replace renews. A 401 for a younger token has another
+	// cause, so renewing would not help.
 	minAge = 10 * time.Second
 
 	// replaceEvery is the least time between two renewals for a 401, because some paths answer 401
@@ -84,7 +85,7 @@ type entry struct {
 
 // take returns the token and marks it as used.
 func (e *entry) take() *Token {
-	if !e.used.Load() { // a store by every call would contend for the cache line
+	if !e.used.Load() { // because calls that all store would contend for the cache line
 		e.used.Store(true)
 	}
 	return e.Token
@@ -106,7 +107,7 @@ type request struct {
 // guard.Handler.
 func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slog.Logger) *Source {
 	s := &Source{fetch: fetch, log: log}
-	weakly := weak.Make(s) // so that a dropped source is collected although its timer is running
+	weakly := weak.Make(s) // so that a dropped source is collected while its timer is running
 	s.timer = time.AfterFunc(time.Hour, func() {
 		if s := weakly.Value(); s != nil {
 			if e := s.current.Load(); e != nil && e.used.Load() {
@@ -283,7 +284,7 @@ func (s *Source) fail(r *request, err error, now time.Time) {
 	s.outage = s.outage.failed(err, r.renewal, left, now)
 	attrs := []any{"error", err, "took", now.Sub(r.begun), "failures", s.outage.failures}
 	if e != nil {
-		retry := max(s.outage.renewAt.Sub(now), left-e.due) // Replace may have failed before the token was due
+		retry := max(s.outage.renewAt.Sub(now), left-e.due) // a request of Replace may fail before the token is due
 		s.timer.Reset(retry)
 		if retry < left {
 			attrs = append(attrs, "retry_in", retry.Round(time.Millisecond))

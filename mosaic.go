@@ -300,7 +300,7 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 		}
 	}
 	client.Transport = &bearer.Transport{
-		Plain:  w.identity.Plain(),
+		Plain:  client.Transport, // the context's
 		Own:    w.identity.Transport,
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },

@@ -24,7 +24,7 @@ import (
 // A Transport gives each request to a known origin the token for its URL. It is safe for concurrent
 // use.
 type Transport struct {
-	Plain  http.RoundTripper        // the caller's own
+	Plain  http.RoundTripper        // the caller's own; if nil, http.DefaultTransport
 	Own    func() http.RoundTripper // sends a request with its own Authorization header to a known origin
 	Knows  func(*url.URL) bool      // reports whether tokens may go to the URL's origin
 	Source func(*url.URL) *refresh.Source
@@ -48,18 +48,18 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
-		return t.Plain.RoundTrip(req) // for its error
+		return t.plain().RoundTrip(req) // for its error
 	}
 	if hasAuthorization(req.Header) {
 		t.logWithout(slog.LevelDebug, req.URL.Host, "it has its own Authorization header")
 		if t.Knows(req.URL) {
 			return t.sender.Send(t.Own(), req)
 		}
-		return t.Plain.RoundTrip(req)
+		return t.plain().RoundTrip(req)
 	}
 	if reason := t.untrusted(req); reason != "" {
 		t.logWithout(slog.LevelWarn, req.URL.Host, reason)
-		return t.Plain.RoundTrip(req)
+		return t.plain().RoundTrip(req)
 	}
 	source := t.Source(req.URL)
 	tok, err := source.Token(req.Context())
@@ -78,6 +78,8 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	}
 	return res, err
 }
+
+func (t *Transport) plain() http.RoundTripper { return cmp.Or(t.Plain, http.DefaultTransport) }
 
 // untrusted returns the reason to send req without a token, or "". It checks every request in a
 // chain of redirects, because a foreign page must not make the client send a token with

@@ -109,8 +109,10 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
 	wraps := func(target error) bool { return errors.Is(err, target) }
 	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: transportError{text, wraps}}
+	var late interface{ Timeout() bool }
+	e.timeout = errors.As(err, &late) && late.Timeout()
 	var unverified *tls.CertificateVerificationError
-	switch own := a.client.timeout(requestTimeout); {
+	switch {
 	case errors.As(err, &unverified):
 		e.what, e.hint = "the server's certificate does not verify ("+text+")", hintVerify
 		e.transient, e.refused = false, true
@@ -118,8 +120,8 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 		e.what, e.hint = "no "+reached.name+" yet", ""
 	case ended(ctx) != nil:
 		e.what, e.timeout = "no "+reached.name+" in time", true
-		if own < requestTimeout && time.Since(a.sent) < attemptTimeout {
-			e.hint = "the Timeout of the HTTP client is " + own.String()
+		if own := ownTimeout(0); errors.As(context.Cause(ctx), &own) {
+			e.hint = own.Error()
 		}
 	case a.exchange.status != 0:
 		e.what = "the reply broke off: " + text

@@ -54,7 +54,7 @@ type Client struct {
 // Token requests one token for resource, in at most the given number of attempts. The error is an
 // [*Error].
 func (c *Client) Token(caller context.Context, resource string, attempts int) (*refresh.Token, error) {
-	ctx, cancel := context.WithTimeout(caller, c.timeout(requestTimeout))
+	ctx, cancel := c.within(caller, requestTimeout)
 	defer cancel()
 	for n, redated := 1, false; ; n++ {
 		tok, failure := c.attempt(ctx, resource)
@@ -87,12 +87,20 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 	}
 }
 
-// timeout returns the lesser of d and the HTTP client's own Timeout.
-func (c *Client) timeout(d time.Duration) time.Duration {
-	if own := c.Timeout; own > 0 {
-		return min(d, own)
+// within returns a context that ends after d or, with an ownTimeout as its cause, after the Timeout of
+// the HTTP client.
+func (c *Client) within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	if c.Timeout > 0 && c.Timeout < d {
+		return context.WithTimeoutCause(ctx, c.Timeout, ownTimeout(c.Timeout))
 	}
-	return d
+	return context.WithTimeout(ctx, d)
+}
+
+// An ownTimeout is the Timeout of the HTTP client.
+type ownTimeout time.Duration
+
+func (t ownTimeout) Error() string {
+	return "the Timeout of the HTTP client is " + time.Duration(t).String()
 }
 
 // ended returns ctx.Err(), or DeadlineExceeded from the deadline on, because a dial can time out just
@@ -117,7 +125,7 @@ type attempt struct {
 }
 
 func (c *Client) attempt(ctx context.Context, resource string) (*refresh.Token, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout(attemptTimeout))
+	ctx, cancel := c.within(ctx, attemptTimeout)
 	defer cancel()
 	a := &attempt{client: c, resource: resource, url: c.Config.TokenURL, skew: time.Duration(c.skew.Load())}
 	tok, failure := a.run(ctx)
@@ -156,13 +164,15 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 		cc.EndpointParams.Set("client_assertion", signed)
 	}
 
-	a.exchange.send = func(req *http.Request) (*http.Response, error) { return c.sender.Send(id.Transport, req) }
+	a.exchange.send = func(req *http.Request) (*http.Response, error) {
+		traced := httptrace.WithClientTrace(req.Context(), a.progress.trace(req.URL.Host))
+		return c.sender.Send(id.Transport, req.WithContext(traced))
+	}
 	client := &http.Client{
 		Transport:     &a.exchange,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	a.sent = time.Now()
-	ctx = httptrace.WithClientTrace(ctx, a.progress.trace())
 	t, err := cc.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	a.received = time.Now()
 	if err != nil {

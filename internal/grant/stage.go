@@ -34,11 +34,13 @@ var (
 // A progress follows one request through the hooks of httptrace. Several goroutines may call the
 // hooks, and those of a dial may do so even after the request has ended.
 type progress struct {
-	stage atomic.Pointer[stage]
-	fresh atomic.Bool // the request is the first one on its connection
+	stage   atomic.Pointer[stage]
+	proxied atomic.Bool // the request goes through a proxy
+	fresh   atomic.Bool // the request is the first one on its connection
 }
 
-func (p *progress) trace() *httptrace.ClientTrace {
+// trace returns the hooks for a request to host.
+func (p *progress) trace(host string) *httptrace.ClientTrace {
 	// A late dial does not take the request back from a connection that it got in the meantime.
 	advance := func(to *stage, from ...*stage) {
 		for _, s := range from {
@@ -46,20 +48,29 @@ func (p *progress) trace() *httptrace.ClientTrace {
 		}
 	}
 	return &httptrace.ClientTrace{
-		GetConn:      func(string) { p.stage.Store(waiting) },
+		GetConn: func(firstHop string) {
+			p.proxied.Store(firstHop != host && firstHop != host+":443")
+			p.stage.Store(waiting)
+		},
 		DNSStart:     func(httptrace.DNSStartInfo) { advance(dialing, waiting) },
 		ConnectStart: func(string, string) { advance(dialing, waiting) },
-		// A direct connection begins its handshake at once. So if a connected request fails before
-		// that, it waited for a proxy.
 		ConnectDone: func(_, _ string, err error) {
-			if err == nil {
+			switch {
+			case err != nil:
+			case p.proxied.Load():
 				advance(connecting, waiting, dialing)
+			default: // at once, but DialTLSContext need not call the hooks of a handshake
+				advance(handshake, waiting, dialing)
 			}
 		},
 		TLSHandshakeStart: func() { advance(handshake, waiting, dialing, connecting) },
-		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
-			if err == nil {
+		TLSHandshakeDone: func(state tls.ConnectionState, err error) {
+			switch {
+			case err != nil:
+			case p.proxied.Load() && state.NegotiatedProtocol != "h2":
 				advance(connecting, handshake) // of an https proxy; otherwise GotConn follows at once
+			case p.stage.CompareAndSwap(handshake, replying):
+				p.fresh.Store(true) // because HTTP/2 begins before GotConn
 			}
 		},
 		GotConn: func(info httptrace.GotConnInfo) {
@@ -75,7 +86,7 @@ func (p *progress) reached(rt http.RoundTripper) *stage {
 		rt = presenting.Transport
 	}
 	s := cmp.Or(p.stage.Load(), unknown)
-	if t, ok := rt.(*http.Transport); ok && s == waiting && t.MaxConnsPerHost > 0 {
+	if t, ok := cmp.Or(rt, http.DefaultTransport).(*http.Transport); ok && s == waiting && t.MaxConnsPerHost > 0 {
 		return freeConnection
 	}
 	return s

@@ -32,7 +32,7 @@ type Identity struct {
 	*Credentials
 	Signing   guard.Calls       // bounds the calls of Key's signer
 	Via       *mtls.Transport   // presents Certificate; nil without Certificate
-	Transport http.RoundTripper // Via, or the caller's own
+	Transport http.RoundTripper // Via, or the caller's own, which may be nil
 }
 
 // A Source returns the identity to use now. It is safe for concurrent use.
@@ -42,7 +42,7 @@ type Source struct {
 	getting guard.Calls
 	log     *slog.Logger
 
-	plain   http.RoundTripper // the caller's own, or defaultTransport
+	plain   http.RoundTripper // the caller's own, which may be nil
 	base    *http.Transport   // to clone for each certificate
 	baseErr error             // why plain cannot be cloned
 
@@ -58,7 +58,7 @@ type Source struct {
 // http.DefaultTransport. It is cloned if a certificate may have to be presented, and New fails if
 // fixed has a certificate and own cannot be cloned.
 func New(fixed *Credentials, get func(context.Context) (*Credentials, error), own http.RoundTripper, log *slog.Logger) (s *Source, err error) {
-	s = &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: cmp.Or[http.RoundTripper](own, defaultTransport{})}
+	s = &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: own}
 	s.newest.Store(&Identity{Credentials: new(Credentials), Transport: s.plain})
 	if fixed == nil || fixed.Certificate != nil {
 		s.base, s.baseErr = mtls.Base(cmp.Or(own, http.DefaultTransport))
@@ -68,16 +68,6 @@ func New(fixed *Credentials, get func(context.Context) (*Credentials, error), ow
 	}
 	return s, err
 }
-
-// A defaultTransport looks up http.DefaultTransport at each request, as x/oauth2 does, because
-// programs and test tools replace it.
-type defaultTransport struct{}
-
-func (defaultTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	return http.DefaultTransport.RoundTrip(req)
-}
-
-func (defaultTransport) CloseIdleConnections() { new(http.Client).CloseIdleConnections() }
 
 // getTimeout bounds the wait for get. A vault answers in less, and callers may wait.
 const getTimeout = 5 * time.Second
@@ -154,9 +144,6 @@ func (s *Source) use(creds *Credentials) (*Identity, error) {
 	}
 	return id, nil
 }
-
-// Plain returns the caller's own transport.
-func (s *Source) Plain() http.RoundTripper { return s.plain }
 
 // Transport returns the transport of the newest identity, or the caller's own before there is an
 // identity.

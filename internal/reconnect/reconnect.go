@@ -6,6 +6,7 @@
 package reconnect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -37,8 +38,10 @@ type host struct {
 	idle  chan struct{} // closed once the idle connections are closed; nil after the next request
 }
 
-// Send sends req through rt. If req times out, or its response has status 421, the requests after it
-// get another connection:
+// Send sends req through rt or, if rt is nil, through http.DefaultTransport. As in x/oauth2 that is the
+// default transport at the time of the request, because programs and test tools replace it.
+//
+// If req times out, or its response has status 421, the requests after it get another connection:
 //   - The idle connections of rt are closed. This is enough if no other request hangs on the
 //     connection.
 //   - The next request to the host has Close set. After that request, net/http does not use its
@@ -46,6 +49,7 @@ type host struct {
 //
 // If the caller canceled req, nothing is known about its connection, and it is kept.
 func (s *Sender) Send(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
+	rt = cmp.Or(rt, http.DefaultTransport)
 	if h, ok := s.hosts.Load(req.URL.Host); ok {
 		if idle := h.(*host).next(); idle != nil {
 			select {

@@ -1,0 +1,142 @@
+package behaviour_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"example.com/mosaic"
+	"example.com/mosaic/internal/behaviour/kit"
+)
+
+const required = "the server may require a client certificate: set Certificate"
+
+// wantError fails t unless err says want.
+func wantError(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v; want %q", err, want)
+	}
+}
+
+func TestADirectHandshakeIsNotTakenForAProxys(t *testing.T) {
+	for name, tt := range map[string]struct {
+		takes time.Duration
+		err   error
+		want  string
+	}{
+		"silent":  {time.Minute, os.ErrDeadlineExceeded, "no TLS handshake in time: "},
+		"refused": {0, &net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}, required},
+		"closed":  {0, io.EOF, "the connection was closed before a reply came: "},
+		"no TLS":  {0, tls.RecordHeaderError{Msg: "not TLS"}, `"tls: not TLS": check Endpoint, and whether a firewall or a proxy on the way interferes with TLS`},
+	} {
+		kit.Run(t, name, func(t *testing.T) {
+			rt := &http.Transport{DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) { // as tls.Dialer
+				trace := httptrace.ContextClientTrace(ctx)
+				trace.ConnectStart(network, addr)
+				trace.ConnectDone(network, addr, nil)
+				time.Sleep(tt.takes)
+				return nil, tt.err
+			}}
+			wantError(t, transport(unchanged, rt)(t), tt.want)
+			time.Sleep(tt.takes) // net/http does not end a dial with its request
+		})
+	}
+}
+
+// A fragile connection breaks when it is told to.
+type fragile struct {
+	net.Conn
+	broken *atomic.Bool
+}
+
+func (f fragile) Write(p []byte) (int, error) {
+	if f.broken.Load() {
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
+	}
+	return f.Conn.Write(p)
+}
+
+func TestAConnectionThatBreaksRightAfterItsHandshakeMayLackACertificate(t *testing.T) {
+	srv := httptest.NewUnstartedServer(nil)
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	var broken atomic.Bool
+	rt := srv.Client().Transport.(*http.Transport)
+	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		broken.Store(false)
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return fragile{conn, &broken}, err
+	}
+	ctx := httptrace.WithClientTrace(kit.Over(t.Context(), rt), &httptrace.ClientTrace{
+		TLSHandshakeDone: func(tls.ConnectionState, error) { broken.Store(true) }, // before HTTP/2 begins
+	})
+	_, err := with(func(c *mosaic.Config) { c.Endpoint = mosaic.Endpoint(srv.URL) }).Token(ctx)
+	wantError(t, err, required)
+
+	later := func(r *http.Request) (*http.Response, error) { // net/http's error if the connection breaks a moment later
+		httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{})
+		return nil, errors.New("http2: client conn could not be established")
+	}
+	wantError(t, transport(unchanged, kit.RoundTripper(later))(t), required)
+}
+
+func TestATimeoutOfTheTransportIsATimeout(t *testing.T) {
+	silent := func(context.Context, string, string) (net.Conn, error) {
+		client, server := net.Pipe()
+		go io.Copy(io.Discard, server)
+		return client, nil
+	}
+	for name, rt := range map[string]http.RoundTripper{
+		"of a dial":      failing(&net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}),
+		"of a handshake": &http.Transport{DialContext: silent, TLSHandshakeTimeout: time.Second},
+	} {
+		kit.Run(t, name, func(t *testing.T) {
+			err := transport(unchanged, rt)(t)
+			var timeout net.Error
+			if !errors.As(err, &timeout) || !timeout.Timeout() {
+				t.Errorf("got %v, which is no timeout", err)
+			}
+		})
+	}
+}
+
+func TestTheTimeoutOfTheClientIsNotBlamedForTheCallersDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}
+		ctx, cancel := context.WithTimeout(context.WithValue(t.Context(), oauth2.HTTPClient, client), time.Second)
+		defer cancel()
+		_, err := with(unchanged).Token(ctx)
+		if err == nil || strings.Contains(err.Error(), "Timeout") {
+			t.Errorf("got %v; want the caller's deadline alone", err)
+		}
+	})
+}
+
+func TestMaxConnsPerHostOfTheDefaultTransportIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := http.DefaultTransport
+		defer func() { http.DefaultTransport = before }()
+		http.DefaultTransport = &http.Transport{MaxConnsPerHost: 1, DialContext: func(context.Context, string, string) (net.Conn, error) {
+			time.Sleep(time.Minute)
+			return nil, os.ErrDeadlineExceeded
+		}}
+		wantError(t, transport(unchanged, nil)(t), "no free connection in time: ")
+		time.Sleep(time.Minute)
+	})
+}

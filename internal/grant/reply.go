@@ -166,11 +166,11 @@ func message(body []byte, peer func(string) string) string {
 			text = strings.TrimPrefix(text+"; "+peer(s), "; ")
 		}
 	}
-	other := cmp.Or(said.Detail, said.Title, said.Error.Message)
+	other := cmp.Or(peer(said.Detail), peer(said.Title), peer(said.Error.Message))
 	for _, e := range said.Errors {
-		other = cmp.Or(other, e.Message)
+		other = cmp.Or(other, peer(e.Message))
 	}
-	return cmp.Or(redact.Cut(text, maxText), peer(other))
+	return cmp.Or(redact.Cut(text, maxText), other)
 }
 
 // head returns a line with the status, the request ID and, unless the reply is JSON, the Server. The

@@ -112,8 +112,10 @@ func RequestID(value, secret string) string {
 }
 
 // userInfo matches the user information of a URL, which may have spaces. If net/url cannot parse the
-// URL, the user information may also have slashes, and a part of the password may be named as the port.
-var userInfo = regexp.MustCompile(`((?:parse|address) "\w+://)[^"]*(@)|(://)[^/"]*(@)|(invalid port ":)[^"]*`)
+// URL, the user information may also have slashes, the URL may be cut off at a # in the password, and a
+// part of the password may be named as the port.
+var userInfo = regexp.MustCompile(`((?:parse|address) "\w+://)[^"]*(@)|(://)[^/"]*(@)|` +
+	`(invalid port ":)[^"]*|(://)[^/"@:\[ ]*:[^ :/"@\\]*[^0-9 :/"@\\][^/"@\\]*`)
 
 // hide replaces the secret, in any letter case, then its first eight characters together with
 // everything up to the next space, and then the user information of URLs.
@@ -124,7 +126,7 @@ func hide(text, secret string) string {
 			text = regexp.MustCompile("(?i)"+pattern).ReplaceAllLiteralString(text, Mark)
 		}
 	}
-	return userInfo.ReplaceAllString(text, "$1$3$5"+Mark+"$2$4")
+	return userInfo.ReplaceAllString(text, "$1$3$5$6"+Mark+"$2$4")
 }
 
 // Cut returns at most max bytes of text, with an ellipsis in place of the rest.

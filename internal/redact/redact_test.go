@@ -189,10 +189,12 @@ func TestTheRule(t *testing.T) {
 		{"", "http://user@proxy:3128 https://a.com", "http://[redacted]@proxy:3128 https://a.com", "http://[redacted]@proxy:3128 https://a.com"},
 		{"", "http://user:p@ss w@rd@proxy/a@b", "http://[redacted]@proxy/a@b", "http://[redacted]@proxy/a@b"},
 		{"", `see "https://a.com", or me@b.com`, `see "https://a.com", or me@b.com`, `see "https://a.com", or me@b.com`},
+		{"", `parse "http://user:1p": invalid port ":1p" after host`, `parse "http://[redacted]": invalid port ":[redacted]" after host`, `parse "http://[redacted]": invalid port ":[redacted]" after host`},
+		{"", `Post "https://a.com:443/x": lookup https://a.com:443: EOF, https://a.com: EOF`, `Post "https://a.com:443/x": lookup https://a.com:443: EOF, https://a.com: EOF`, `Post "https://a.com:443/x": lookup https://a.com:443: EOF, https://a.com: EOF`},
 		{"", `parse "socks5://user:p/s#s@proxy": invalid port ":p" after host`, `parse "socks5://[redacted]@proxy": invalid port ":[redacted]" after host`, `parse "socks5://[redacted]@proxy": invalid port ":[redacted]" after host`},
 		{"", `invalid proxy address "http://user:p/s@proxy": EOF`, `invalid proxy address "http://[redacted]@proxy": EOF`, `invalid proxy address "http://[redacted]@proxy": EOF`},
 		{"", `parse "http://user:p%s@proxy": EOF`, `parse "http://[redacted]@proxy": EOF`, `parse "http://[redacted]@proxy": EOF`},
-		{"", `parse "http://user:p\"s@proxy": EOF`, `parse [withheld]`, `parse "http://user:p\"s@proxy": EOF`},
+		{"", `parse "http://user:p\"s@proxy": EOF`, `parse "http://[redacted] [withheld]`, `parse "http://[redacted]\"s@proxy": EOF`},
 		{"@b eightlet", "http://a @b eightlet", "http://a [redacted]", "http://a [redacted]"}, // the secret goes first
 	} {
 		if got := redact.Peer(tt.text, tt.secret, 300); got != tt.peer {

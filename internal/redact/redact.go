@@ -22,6 +22,8 @@ const (
 	// minSecret is the least length, in characters, of a secret that is searched for. A shorter
 	// secret may occur in a text by chance.
 	minSecret = 8
+
+	maxRead = 8 << 10 // bytes of a peer's text, of which at most 300 are shown
 )
 
 // run matches tokens, keys and encoded secrets. Only a match that has a digit is replaced.
@@ -30,7 +32,7 @@ var run = regexp.MustCompile(`[A-Za-z0-9+/=_]{20,}`)
 // Peer returns the text of a peer (a server, a proxy, a TLS stack) as it may be shown, on one line
 // of at most max bytes.
 func Peer(text, secret string, max int) string {
-	text = strings.ToValidUTF8(strings.TrimSpace(text), "\x00")
+	text = strings.ToValidUTF8(Cut(strings.TrimSpace(text), maxRead), "\x00")
 	text = run.ReplaceAllStringFunc(plain(hide(text, secret)), func(s string) string {
 		if strings.ContainsAny(s, "0123456789") {
 			return Mark

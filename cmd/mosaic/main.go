@@ -100,24 +100,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 
 func unprefixed(err error) string { return strings.TrimPrefix(err.Error(), "mosaic: ") }
 
-// parse reads the flags, which may stand before and behind the words. Its errors show no unknown word
-// and no unknown flag, because it may be a secret in the wrong place.
+// parse reads the flags and the words. Its errors show no unknown word and no unknown flag, because it
+// may be a secret in the wrong place.
 func (c *command) parse(args []string) error {
 	flags := flag.NewFlagSet("mosaic", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	endpoint, clientID, resource := flags.String("endpoint", "", ""), flags.String("client-id", "", ""), flags.String("resource", "", "")
 	flags.BoolVar(&c.json, "json", false, "")
 	version := flags.Bool("version", false, "")
-	var words []string
-	for len(args) > 0 {
-		if err := flags.Parse(args); err == flag.ErrHelp {
-			return err
-		} else if err != nil {
-			return errors.New("a flag is unknown, or its value is missing or wrong")
-		}
-		if args = flags.Args(); len(args) > 0 {
-			words, args = append(words, args[0]), args[1:]
-		}
+	words, err := parseWords(flags, args)
+	if err != nil {
+		return err
 	}
 	if *version && len(words) == 0 {
 		words = []string{"version"}
@@ -140,7 +133,6 @@ func (c *command) parse(args []string) error {
 	if i := slices.IndexFunc(services, func(s service) bool { return s.name == *resource }); i >= 0 {
 		*resource = string(services[i].resource)
 	}
-	var err error
 	flags.Visit(func(f *flag.Flag) {
 		if !slices.Contains(append(verb.flags, "endpoint", "client-id"), f.Name) {
 			err = fmt.Errorf("mosaic %s has no flag -%s", c.verb, f.Name)
@@ -155,6 +147,21 @@ func (c *command) parse(args []string) error {
 	getenv := c.getenv
 	c.getenv = func(name string) string { return cmp.Or(overridden[name], getenv(name)) }
 	return nil
+}
+
+// parseWords sets flags, which may stand before, between and behind the words, and returns the words.
+func parseWords(flags *flag.FlagSet, args []string) (words []string, err error) {
+	for len(args) > 0 {
+		if err := flags.Parse(args); err == flag.ErrHelp {
+			return nil, err
+		} else if err != nil {
+			return nil, errors.New("a flag is unknown, or its value is missing or wrong")
+		}
+		if args = flags.Args(); len(args) > 0 {
+			words, args = append(words, args[0]), args[1:]
+		}
+	}
+	return words, nil
 }
 
 // validate returns an error if the value of a flag is wrong. It puts the value into a Config that is

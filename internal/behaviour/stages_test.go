@@ -140,3 +140,45 @@ func TestMaxConnsPerHostOfTheDefaultTransportIsNamed(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+func TestAFailedTokenRequestIsANetErrorThatKeepsWhatItWraps(t *testing.T) {
+	open := errors.New("the circuit breaker is open") // a sentinel of the caller's RoundTripper
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+	for name, tt := range map[string]struct {
+		reply     http.RoundTripper
+		wraps     error // nil if it is not the caller's to find
+		temporary bool
+	}{
+		"a refused connection":   {failing(refused), syscall.ECONNREFUSED, true},
+		"an open circuit":        {failing(open), open, true},
+		"a 503":                  {&kit.Stub{Replies: []string{kit.Reply("503 Service Unavailable", "", "")}}, nil, true},
+		"a wrong secret":         {&kit.Stub{Replies: []string{kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)}}, nil, false},
+		"another end of context": {failing(context.Canceled), nil, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, err := with(unchanged).Token(kit.Over(t.Context(), tt.reply))
+				var network net.Error
+				//lint:ignore SA1019 deprecated, and asked for
+				if !errors.As(err, &network) || network.Timeout() || network.Temporary() != tt.temporary {
+					t.Errorf("got %v; want a net.Error without a timeout, temporary: %t", err, tt.temporary)
+				}
+				if tt.wraps != nil && !errors.Is(err, tt.wraps) || errors.Is(err, context.Canceled) {
+					t.Errorf("errors.Is does not find %v, or finds the end of a context, in %v", tt.wraps, err)
+				}
+				if dial := (*net.OpError)(nil); errors.As(err, &dial) {
+					t.Errorf("errors.As finds %v, whose text may hold a secret", dial)
+				}
+			})
+		})
+	}
+}
+
+func TestARefusalOfTheHTTPClientsOwnCertificateIsNamed(t *testing.T) {
+	alert := failing(&net.OpError{Op: "remote error", Err: errors.New("tls: bad certificate")})
+	conf := with(func(c *mosaic.Config) { c.ClientSecret, c.TLSClientAuth = "", true })
+	synctest.Test(t, func(t *testing.T) {
+		_, err := conf.Token(kit.Over(t.Context(), alert))
+		wantError(t, err, "the server may have refused the certificate of the HTTP client")
+	})
+}

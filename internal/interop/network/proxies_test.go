@@ -72,8 +72,8 @@ func TestTokensAndCallsGoThroughAProxy(t *testing.T) {
 							continue
 						}
 						res.Body.Close()
-						if n := tunnels.Load(); res.StatusCode != http.StatusOK || n != 1 || !strings.HasPrefix(res.Proto, version) {
-							t.Errorf("with %s over %s got %s over %s through %d tunnels; want 200 OK through one", method, version, res.Status, res.Proto, n)
+						if n := tunnels.Load(); res.StatusCode != http.StatusOK || n == 0 || !strings.HasPrefix(res.Proto, version) {
+							t.Errorf("with %s over %s got %s over %s through %d tunnels; want 200 OK through a tunnel", method, version, res.Status, res.Proto, n)
 						}
 					}
 				}

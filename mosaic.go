@@ -274,8 +274,8 @@ type Config struct {
 //   - the new token arrives within five seconds
 //
 // Otherwise the caller gets the 401, with its body unread. Over HTTP/1.1, if the transport's
-// MaxConnsPerHost is 1, the 401 may come five seconds late, because it occupies the connection that
-// the token request needs.
+// MaxConnsPerHost is 1, the 401 may come five seconds late, because its body occupies the
+// connection that the token request needs.
 //
 // If a request times out or gets a 421, the next request to that host uses another connection. The
 // client therefore closes the transport's idle connections, at most once in five seconds.
@@ -349,7 +349,8 @@ var _ oauth2.TokenSource = (*TokenSource)(nil)
 // Extra are shared.
 //
 // Token blocks only if there is no valid token, for at most 30 seconds. It can block for up to 40
-// seconds if it first waits for a renewal that began in the old token's last seconds and fails.
+// seconds if it first has to wait for a renewal that began in the old token's last seconds, and that
+// renewal fails.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }
@@ -388,11 +389,11 @@ func (s *TokenSource) Invalidate(t *oauth2.Token) {
 // It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
 // claim, adjusted to the local clock if that clock is wrong.
 //
-// After a transport error, 408, 421, 429 or 5xx the request is retried, in at most three attempts. A
-// further attempt is made if the date of an assertion had to be corrected. The request is not retried
-// if the server's certificate does not verify, or if a proxy is known to have refused it with 4xx. An
-// attempt may take ten seconds, and all attempts together 30 seconds. If the HTTP client's
-// Timeout is shorter, it limits both.
+// After a transport error, or a reply with status 408, 421, 429 or 5xx, the request is retried, in at
+// most three attempts. A further attempt is made if the date of an assertion had to be corrected. The
+// request is not retried if the server's certificate does not verify, or if a proxy is known to have
+// refused it with 4xx. An attempt may take ten seconds, and all attempts together 30 seconds. If the
+// HTTP client's Timeout is shorter, it limits both.
 func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	w, err := c.wire(contextClient(ctx))
 	if err != nil {
@@ -485,10 +486,10 @@ func (c *Config) Validate() error {
 // problems are the mistakes in a Config, as texts that name the field.
 type problems struct {
 	texts   []string
-	inFront map[string]string // of a text, by the field that it is about
+	inFront map[string]string // the prefix of a text, by the field that the text is about
 }
 
-// add adds a mistake in a field. The field of a mistake in the choice of credentials is Credentials.
+// add adds a mistake in a field, or in "Credentials" if it is about the choice between them.
 func (p *problems) add(field, format string, args ...any) {
 	p.texts = append(p.texts, p.inFront[field]+fmt.Sprintf(format, args...))
 }
@@ -534,7 +535,7 @@ func (c *Config) checkFields(p *problems) (fixed *identity.Credentials) {
 	return fixed
 }
 
-// ownParams has what to do instead of setting a parameter in EndpointParams.
+// ownParams says what to do instead of setting a parameter in EndpointParams.
 var ownParams = map[string]string{
 	"client_id": "set ClientID", "client_secret": "set ClientSecret", "client_assertion": "set PrivateKey", "client_assertion_type": "set PrivateKey",
 	"grant_type": "it is always client_credentials", "resource": "set Resource", "scope": "set Scopes",
@@ -565,8 +566,8 @@ func (c *Config) checkCredentials(p *problems) *identity.Credentials {
 	return new(identity.Credentials)
 }
 
-// checkText reports what an identifier or a secret never has, but gets on its way here: docker
-// --env-file and some secret stores keep quotes and white space.
+// checkText reports characters that no identifier or secret has, but that may be added to it on its
+// way here: docker --env-file and some secret stores keep quotes and white space.
 func (p *problems) checkText(field, value string) {
 	outer := func(r rune) bool { return r == '"' || r == '\'' || unicode.IsSpace(r) }
 	switch {
@@ -798,7 +799,8 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	return c, nil
 }
 
-// variables has the variables of FromEnv that a field comes from, to be put in front of its problems.
+// variables has, for each field, the variables that FromEnv reads it from. They are put in front of
+// the field's problems.
 var variables = map[string]string{
 	"Credentials":       "MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ",
 	"ClientID":          "MOSAIC_CLIENT_ID: ",

@@ -31,7 +31,7 @@ For example, this calls an API with curl, without showing the token in the list 
 
 mosaic claims requests a token and prints all of its claims as JSON. If the argument is "-", it reads
 a token from standard input instead, with or without "Bearer" in front, and needs no configuration.
-It does not verify the token, which anybody can have written.
+It does not verify the token, which anybody could have written.
 
   jq -r .access_token reply.json | mosaic claims -
 
@@ -41,11 +41,11 @@ any client ID.
 
   mosaic jwks > jwks.json
 
-mosaic check prints a line for each of these: the configuration, the connection, the clock, a token
-for the default audience and for each service, the permissions, the key, and the certificate. The line
-begins with ✓, or with ✗ if something is wrong, and then says what to do. The exit status is 1 if the
-configuration is wrong or if there is no token for the default audience. It is 0 after any other ✗,
-even if there is no token for MOSAIC_RESOURCE.
+mosaic check prints a line for each of these: the configuration, the connection, the clock, a token for
+the default audience and for each service, the permissions, the key, and the certificate. Each line
+begins with ✓, or with ✗ if something is wrong. A line with ✗ then says what to do. The exit status is
+1 if the configuration is wrong or if there is no token for the default audience. It is 0 after any
+other ✗, even if there is no token for MOSAIC_RESOURCE.
 
 mosaic version, or mosaic -version, prints the version of the module, the revision if the command was
 built in a checkout, the version of Go, and whether Go's FIPS 140 mode is on.

@@ -27,7 +27,7 @@ const Type = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 const (
 	// An assertion is used at once. A minute leaves room for a slow network and for clocks a little
-	// apart. A longer one would be of use to a thief, and refused by strict servers.
+	// apart. A longer lifetime would help a thief, and strict servers would refuse it.
 	lifetime = time.Minute
 
 	// A server with a slow clock would refuse an assertion from its future. Servers with a strict
@@ -39,7 +39,7 @@ const (
 
 // An algorithm is a jwt.SigningMethod that signs with a [Key] of one kind.
 type algorithm struct {
-	jwt.SigningMethod // verifies
+	jwt.SigningMethod // for verifying
 	kind              string
 	opts              crypto.SignerOpts
 }
@@ -79,8 +79,8 @@ func find(pub crypto.PublicKey, name string) (algorithm, error) {
 	return algorithm{}, fmt.Errorf("SigningAlgorithm %q does not fit the key, which signs with %s", name, strings.Join(fit, " or "))
 }
 
-// kindOf returns the kind of a client's public key: RSA, Ed25519, or the curve of an ECDSA key. Its
-// errors are as those of [PublicKey].
+// kindOf returns the kind of a client's public key: RSA, Ed25519, or the curve of an ECDSA key. It
+// returns the same errors as [PublicKey].
 func kindOf(pub crypto.PublicKey) (string, error) {
 	switch key := pub.(type) {
 	case *rsa.PublicKey:
@@ -100,7 +100,7 @@ func kindOf(pub crypto.PublicKey) (string, error) {
 }
 
 // PublicKey returns the public key of a client's signer. The signer's Public method may panic, as
-// that of most empty keys does. An error says what the key is or has; the caller puts in front
+// that of most empty keys does. An error says what is wrong with the key. The caller says
 // which key it is, because a certificate's key is checked here, too.
 func PublicKey(signer crypto.Signer) (pub crypto.PublicKey, err error) {
 	defer func() {
@@ -150,8 +150,8 @@ func NewKey(signer crypto.Signer, public crypto.PublicKey, algorithm, id string)
 }
 
 // Sign returns a new assertion of clientID for audience, valid until a minute after now (on the
-// server's clock, if known), to the second. An error of the signer is wrapped; a panic of it is not
-// recovered.
+// server's clock, if known), to the second. An error of the signer is wrapped; a panic in the signer is
+// not recovered.
 func (k *Key) Sign(clientID, audience string, now time.Time) (string, error) {
 	// Some servers refuse aud as an array, as jwt.RegisteredClaims would write it.
 	token := jwt.NewWithClaims(k.algorithm, jwt.MapClaims{

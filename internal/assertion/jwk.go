@@ -52,8 +52,8 @@ func NewJWK(pub crypto.PublicKey, algorithm, id string) JWK {
 	case *rsa.PublicKey:
 		jwk.KeyType, jwk.N, jwk.E = "RSA", encode(pub.N.Bytes()), encode(big.NewInt(int64(pub.E)).Bytes())
 	case *ecdsa.PublicKey:
-		point, _ := pub.Bytes()                                 // without an error, by PublicKey
-		x, y := point[1:len(point)/2+1], point[len(point)/2+1:] // behind the 4 of an uncompressed one (SEC 1 §2.3.3)
+		point, _ := pub.Bytes()                                 // cannot fail, because PublicKey has checked pub
+		x, y := point[1:len(point)/2+1], point[len(point)/2+1:] // after the byte 4 that marks an uncompressed point (SEC 1 §2.3.3)
 		jwk.KeyType, jwk.Curve, jwk.X, jwk.Y = "EC", pub.Params().Name, encode(x), encode(y)
 	case ed25519.PublicKey:
 		jwk.KeyType, jwk.Curve, jwk.X = "OKP", "Ed25519", encode(pub)
@@ -80,8 +80,8 @@ func (j JWK) Thumbprint() string {
 }
 
 // Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste it, without a
-// newline at its end. A key is in it once for each of its chains. Different keys with one kid are
-// an error.
+// newline at its end. The set has a key once for each of its chains. Set fails if different keys
+// have the same kid.
 func Set(keys []JWK) ([]byte, error) {
 	var distinct []JWK
 	for _, key := range keys {

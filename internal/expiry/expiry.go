@@ -18,7 +18,7 @@ const (
 
 // Tolerance is the difference above which Date or iat proves that the local clock is wrong. With a
 // smaller tolerance, rounding and delays would pass for a wrong clock. A larger tolerance would
-// exceed half of the ten seconds for which a source no longer uses a token before its end.
+// exceed half of the ten seconds before a token's end in which a source no longer uses it.
 const Tolerance = 5 * time.Second
 
 // Reply is the part of a token response from which the token's end is computed.

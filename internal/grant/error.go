@@ -247,7 +247,7 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 }
 
-// These are all hints. The code that finds out what happened has the text for that.
+// All hints are here. The text of what happened is in the code that finds it out.
 const (
 	hintRedirect   = "a redirect, which is not followed with credentials: check Endpoint"
 	hintHTML       = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"

@@ -87,8 +87,8 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 	}
 }
 
-// within returns a context that ends after d or, with an ownTimeout as its cause, after the Timeout of
-// the HTTP client.
+// within returns a context that ends after d, or after the HTTP client's Timeout if that is shorter;
+// then its cause is an ownTimeout.
 func (c *Client) within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if c.Timeout > 0 && c.Timeout < d {
 		return context.WithTimeoutCause(ctx, c.Timeout, ownTimeout(c.Timeout))
@@ -222,7 +222,7 @@ func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	return tok, err
 }
 
-// bind makes tok expire no later than our certificate. It fails if tok is bound to another one.
+// bind makes tok expire no later than our certificate. It fails if tok is bound to another certificate.
 func (a *attempt) bind(tok *refresh.Token) error {
 	claims := jwt.MapClaims{} // because the other claims may have any type
 	_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, claims)

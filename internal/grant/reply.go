@@ -70,8 +70,8 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func isControl(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }
 
-// isPage reports whether the reply is an HTML page that explains more than its status, as it does
-// except with 429 and 5xx.
+// isPage reports whether the reply is an HTML page that explains more than its status. A page with
+// status 429 or 5xx does not.
 func (x *exchange) isPage() bool {
 	html := x.media == "text/html" || x.media == "application/xhtml+xml"
 	return html && !x.isJSON && x.status != http.StatusTooManyRequests && x.status < 500
@@ -92,7 +92,7 @@ func (x *exchange) retryAfter() time.Duration {
 	if err == nil || errors.Is(err, strconv.ErrRange) {
 		return min(time.Duration(max(seconds, 0)), maxRetryAfter/time.Second) * time.Second
 	}
-	at, _ := http.ParseTime(value)      // if value is no time, the year 1
+	at, _ := http.ParseTime(value)      // the year 1 if value is not a time
 	now := cmp.Or(x.date(), time.Now()) // by the server's clock, if it sends Date
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }

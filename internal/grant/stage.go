@@ -10,8 +10,8 @@ import (
 	"example.com/mosaic/internal/mtls"
 )
 
-// A stage is how far a request has come. The name says what was missing ("no TLS handshake in time")
-// and the hint what to do if the request fails at this stage.
+// A stage is how far a request has come. Its name says what was missing ("no TLS handshake in
+// time"), and its hint says what to do if the request fails at this stage.
 type stage struct{ name, hint string }
 
 // The stages in the order in which a request goes through them. A request that gets an existing
@@ -59,7 +59,7 @@ func (p *progress) trace(host string) *httptrace.ClientTrace {
 			case err != nil:
 			case p.proxied.Load():
 				advance(connecting, waiting, dialing)
-			default: // at once, but DialTLSContext need not call the hooks of a handshake
+			default: // the hooks of a handshake follow at once, but DialTLSContext need not call them
 				advance(handshake, waiting, dialing)
 			}
 		},

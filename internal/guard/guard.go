@@ -11,8 +11,8 @@ import (
 	"slices"
 )
 
-// AtOnce is the usual number of calls of a signer or a callback at a time. Parallel TLS handshakes
-// need several, but each call may hang, so there must be few.
+// AtOnce is how many calls of a signer or a callback may usually run at the same time. Parallel TLS
+// handshakes need several, but each call may hang, so there must be few.
 const AtOnce = 4
 
 // Calls bounds how many calls of one function run at a time. Each function has its own Calls.

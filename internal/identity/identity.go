@@ -32,30 +32,30 @@ type Identity struct {
 	*Credentials
 	Signing   guard.Calls       // bounds the calls of Key's signer
 	Via       *mtls.Transport   // presents Certificate; nil without Certificate
-	Transport http.RoundTripper // Via, or the caller's own, which may be nil
+	Transport http.RoundTripper // Via, or the caller's transport, which may be nil
 }
 
 // A Source returns the identity to use now. It is safe for concurrent use.
 type Source struct {
-	fixed   *Identity // nil if get is asked
+	fixed   *Identity // nil if get is called instead
 	get     func(context.Context) (*Credentials, error)
 	getting guard.Calls
 	log     *slog.Logger
 
-	plain   http.RoundTripper // the caller's own, which may be nil
+	plain   http.RoundTripper // the caller's transport, which may be nil
 	base    *http.Transport   // to clone for each certificate
 	baseErr error             // why plain cannot be cloned
 
 	newest atomic.Pointer[Identity] // with zero Credentials before get has first succeeded
 
 	mu       sync.Mutex // guards the following, and changes of newest
-	obtained string     // identifies the credentials of the last token, and holds their secret; empty before it
+	obtained string     // identifies the credentials of the last token, and holds their secret; empty before the first token
 	warned   time.Time  // when earlier credentials were last logged
 }
 
 // New returns a Source of the fixed credentials or, if fixed is nil, of what get returns at each
-// call. get must check its result. own is the caller's transport; if it is nil, that is
-// http.DefaultTransport. It is cloned if a certificate may have to be presented, and New fails if
+// call. get must check its result. own is the caller's transport, or nil for
+// http.DefaultTransport. That transport is cloned if a certificate may have to be presented, and New fails if
 // fixed has a certificate and own cannot be cloned.
 func New(fixed *Credentials, get func(context.Context) (*Credentials, error), own http.RoundTripper, log *slog.Logger) (s *Source, err error) {
 	s = &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: own}

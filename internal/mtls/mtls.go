@@ -84,8 +84,8 @@ func Leaf(chain [][]byte, public crypto.PublicKey) (leaf *x509.Certificate, err 
 	return leaf, nil
 }
 
-// Valid returns an error if the certificate has expired or is not valid yet by the local clock. A
-// nil certificate is none, and has no error.
+// Valid returns an error if the certificate has expired or is not valid yet by the local clock. It
+// returns nil for a nil certificate.
 func (c *Certificate) Valid() error {
 	switch now := time.Now(); {
 	case c == nil:
@@ -103,7 +103,7 @@ func Base(rt http.RoundTripper) (*http.Transport, error) {
 	if !ok || t == nil {
 		return nil, fmt.Errorf("an HTTP client whose Transport is an *http.Transport (this is %T)", rt)
 	}
-	//lint:ignore SA1019 deprecated, and in force
+	//lint:ignore SA1019 deprecated, but net/http still uses it
 	if t.DialTLS != nil || t.DialTLSContext != nil {
 		return nil, errors.New("an HTTP client whose Transport has neither DialTLS nor DialTLSContext")
 	}
@@ -146,7 +146,7 @@ func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 }
 
 // clone returns a clone of t sharing no connection with it. An "h2" entry set by hand, as by
-// http2.ConfigureTransport, would share them: it is dropped, and HTTP/2 enabled anew.
+// http2.ConfigureTransport, would share them, so clone drops that entry and enables HTTP/2 anew.
 func clone(t *http.Transport) *http.Transport {
 	c := t.Clone()
 	_, byHand := c.TLSNextProto["h2"]
@@ -161,8 +161,8 @@ func clone(t *http.Transport) *http.Transport {
 	return c
 }
 
-// Present makes cert the certificate of all connections from now on. It must have the leaf of the
-// certificates before it; its key and its chain may differ.
+// Present makes cert the certificate of all connections from now on. It must have the same
+// leaf as the certificates that were presented before; its key and its chain may differ.
 func (t *Transport) Present(cert *Certificate) {
 	key := &presentedKey{cert, guard.NewCalls(guard.AtOnce), t.log}
 	if before := t.presented.Load(); before != nil && assertion.SameSigner(before.cert.signer, cert.signer) {
@@ -189,7 +189,7 @@ func (k *presentedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpt
 	return k.guarded(func() ([]byte, error) { return k.cert.signer.Sign(rand, digest, opts) })
 }
 
-// SignMessage makes presentedKey a crypto.MessageSigner, as the signer may be.
+// SignMessage makes presentedKey a crypto.MessageSigner, because the signer may be a crypto.MessageSigner.
 func (k *presentedKey) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return k.guarded(func() ([]byte, error) { return crypto.SignMessage(k.cert.signer, rand, message, opts) })
 }

@@ -19,8 +19,8 @@ const (
 	// connection, which is not idle before that. It was seen to take 20 ms.
 	release = 50 * time.Millisecond
 
-	// minPause is the least time between two connections to a host that are given up, because a slow
-	// server must not cost a TLS handshake for each slow reply.
+	// minPause must pass before another connection to the same host is given up, because a slow server
+	// must not cost a TLS handshake for each slow reply.
 	minPause = 5 * time.Second
 )
 
@@ -31,7 +31,7 @@ type Sender struct {
 	hosts sync.Map // by the URL's Host, if a connection to it was given up: its *host
 }
 
-// A host is one to which a connection was given up.
+// A host has had a connection to it given up.
 type host struct {
 	mu    sync.Mutex
 	since time.Time     // when the last connection was given up

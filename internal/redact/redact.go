@@ -61,7 +61,8 @@ func plain(text string) string {
 	return strings.TrimSpace(strings.TrimSpace(shown) + " " + withheld)
 }
 
-// Own returns a text of the caller's own side on one line of at most max bytes, without the secret.
+// Own returns a text that does not come from a peer, on one line of at most max bytes and without the
+// secret.
 func Own(text, secret string, max int) string {
 	return Cut(hide(oneLine(text), oneLine(secret)), max)
 }

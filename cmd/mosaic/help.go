@@ -47,8 +47,8 @@ begins with ✓, or with ✗ if something is wrong. A line with ✗ then says wh
 1 if the configuration is wrong or if there is no token for the default audience. It is 0 after any
 other ✗, even if there is no token for MOSAIC_RESOURCE.
 
-mosaic version, or mosaic -version, prints the version of the module, the revision if the command was
-built in a checkout, the version of Go, and whether Go's FIPS 140 mode is on.
+mosaic version, or mosaic -version, prints the version, the revision if the command was built in a
+checkout, the version of Go, and whether Go's FIPS 140 mode is on.
 
 Environment:
   MOSAIC_CLIENT_ID             required

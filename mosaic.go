@@ -49,8 +49,7 @@
 //   - a [net.Error], for every token request that failed
 //   - the error of the caller's context, if that context ended
 //   - the errors that an error of the HTTP client's transport wraps, such as syscall.ECONNREFUSED.
-//     Only errors.Is finds them, because their texts, which errors.As would give out, may hold a
-//     secret.
+//     Only errors.Is finds them: errors.As would expose their texts, which may hold a secret.
 //
 // # Logs
 //
@@ -277,8 +276,9 @@ type Config struct {
 // MaxConnsPerHost is 1, the 401 may come five seconds late, because its body occupies the
 // connection that the token request needs.
 //
-// If a request times out or gets a 421, the next request to that host uses another connection. The
-// client therefore closes the transport's idle connections, at most once in five seconds.
+// If a request times out or gets a 421, the next request to that host uses a different connection.
+// For this, the client closes the transport's idle connections, at most once every five seconds per
+// host.
 //
 // The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
 // (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. The client uses nothing
@@ -339,7 +339,7 @@ func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 // A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is safe
 // for concurrent use. It needs no Close, because it makes no requests while it is not used.
 type TokenSource struct {
-	source *refresh.Source // a pointer: fmt does not look behind it
+	source *refresh.Source // a pointer, because fmt does not follow it
 	err    error           // of an invalid Config; source is then nil
 }
 
@@ -348,9 +348,8 @@ var _ oauth2.TokenSource = (*TokenSource)(nil)
 // Token returns the current token. The token is the caller's own copy, except that the values of
 // Extra are shared.
 //
-// Token blocks only if there is no valid token, for at most 30 seconds. It can block for up to 40
-// seconds if it first has to wait for a renewal that began in the old token's last seconds, and that
-// renewal fails.
+// If there is a valid token, Token does not block. Otherwise it blocks for at most 30 seconds, or 40
+// seconds if a renewal that began in the old token's last seconds has to fail first.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }
@@ -370,12 +369,12 @@ func (s *TokenSource) TokenContext(ctx context.Context) (*oauth2.Token, error) {
 	return &t, nil
 }
 
-// Invalidate drops t if it is the current token, for example after an API has refused it. The next
-// call to Token then requests a new token. Concurrent calls for the same token cause only one
-// request. If t is nil, Invalidate does nothing.
+// Invalidate drops t if it is the current token, so that the next call to Token requests a new token.
+// Call it, for example, after an API has refused t. Concurrent calls for the same token cause only
+// one request. If t is nil, Invalidate does nothing.
 //
 // The caches of [oauth2.NewClient] and [oauth2.ReuseTokenSource] are not told and keep returning t. A
-// client of [Config.Client] renews a refused token by itself.
+// client from [Config.Client] renews a refused token on its own.
 func (s *TokenSource) Invalidate(t *oauth2.Token) {
 	if t != nil && s.source != nil {
 		s.source.Invalidate(t.AccessToken)
@@ -418,7 +417,7 @@ type wired struct {
 	grant    *grant.Client
 }
 
-// wire makes the client for c's token requests, which go through the transport of client.
+// wire checks c and connects its parts. Token requests go through client's transport.
 func (c *Config) wire(client *http.Client) (*wired, error) {
 	fixed, err := c.check()
 	if err != nil {
@@ -475,9 +474,9 @@ func (w *wired) log(resource Resource) *slog.Logger {
 	return w.conf.Logger.With("resource", cmp.Or(string(resource), "default"))
 }
 
-// Validate returns nil, or an error of one line that names every mistake in c by its field. Token,
-// TokenSource, Client and JWKS call Validate. Call it yourself to find mistakes when your program
-// starts. Validate makes no request and does not call GetCredentials.
+// Validate returns nil, or a one-line error that lists every mistake in c with the name of its field.
+// Token, TokenSource, Client and JWKS call Validate. Call it yourself to find mistakes when your
+// program starts. Validate makes no request and does not call GetCredentials.
 func (c *Config) Validate() error {
 	_, err := c.check()
 	return err
@@ -486,10 +485,10 @@ func (c *Config) Validate() error {
 // problems are the mistakes in a Config, as texts that name the field.
 type problems struct {
 	texts   []string
-	inFront map[string]string // the prefix of a text, by the field that the text is about
+	inFront map[string]string // maps a field to the prefix of the texts about it
 }
 
-// add adds a mistake in a field, or in "Credentials" if it is about the choice between them.
+// add records a mistake in a field. The field "Credentials" is for a wrong choice of credentials.
 func (p *problems) add(field, format string, args ...any) {
 	p.texts = append(p.texts, p.inFront[field]+fmt.Sprintf(format, args...))
 }
@@ -566,8 +565,8 @@ func (c *Config) checkCredentials(p *problems) *identity.Credentials {
 	return new(identity.Credentials)
 }
 
-// checkText reports characters that no identifier or secret has, but that may be added to it on its
-// way here: docker --env-file and some secret stores keep quotes and white space.
+// checkText reports characters that do not belong in an identifier or secret. For example, docker
+// --env-file and some secret stores pass on quotes and white space.
 func (p *problems) checkText(field, value string) {
 	outer := func(r rune) bool { return r == '"' || r == '\'' || unicode.IsSpace(r) }
 	switch {
@@ -580,8 +579,8 @@ func (p *problems) checkText(field, value string) {
 	}
 }
 
-// Credentials authenticate a client. The fields have the meaning that they have in [Config], and
-// Credentials print, log and encode as a Config does, without secret and key.
+// Credentials authenticate a client. The fields mean the same as in [Config]. Like a Config,
+// Credentials are printed, logged and encoded without secrets and keys.
 type Credentials struct {
 	ClientSecret     string
 	PrivateKey       crypto.Signer
@@ -679,8 +678,8 @@ func (f Files) read() (c Credentials, field string, err error) {
 // ssh-keygen -m PEM, cert-manager and Java tools write them. Other PEM blocks, such as certificates,
 // and the text around the blocks are skipped.
 //
-// It is an error if there are two keys, or if the key is encrypted or restricted to RSA-PSS. For
-// this, and for data in another format, the error names the command that makes the right file. No
+// It is an error if there are two keys, or if the key is encrypted or restricted to RSA-PSS. In these
+// cases, and for data in another format, the error names the command that makes the right file. No
 // error shows any part of a key.
 func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	key, err := files.ParseKey(data)
@@ -771,7 +770,7 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	var err error
 	if c.Endpoint, err = ParseEndpoint(getenv("MOSAIC_ENDPOINT")); err != nil {
 		p.add("Endpoint", "%v", errors.Unwrap(err)) // without "mosaic: "
-		c.Endpoint = US                             // has no problem, so Endpoint is reported once
+		c.Endpoint = US                             // a valid value, because the mistake is already reported
 	}
 	now := *c // with what the files hold now
 	if f != (Files{}) {
@@ -855,7 +854,7 @@ func (c Config) Format(f fmt.State, _ rune) { io.WriteString(f, c.String()) }
 // LogValue returns [Config.String].
 func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 
-// MarshalText returns [Config.String], also for encoders of JSON and YAML. It cannot be read back.
+// MarshalText returns [Config.String]. Encoders of JSON and YAML use it, too. It cannot be read back.
 func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // String returns c without its secret and its keys.

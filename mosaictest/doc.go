@@ -15,7 +15,7 @@
 // test ends. Give the code under test the Config from [Server.Config], and a context from
 // [Server.Context], which carries an HTTP client that trusts the server.
 //
-// If the code under test has a hard-coded host, let the server answer for that host with
+// If the code under test has a hard-coded host, make the server answer for that host with
 // [Server.ServeAs]. If the code under test reads its CA certificates from a file, write
 // [Server.Certificate] to that file.
 //

@@ -117,9 +117,10 @@ func (s *Server) nextFault() http.Handler {
 	return next
 }
 
-// SetLatency delays the responses to token requests, including Faults. The server waits for before,
-// makes the token and the Date header, and then waits for after. Both are zero by default. If the
-// client gives up or the server is closed during a wait, there is no response.
+// SetLatency delays the responses to token requests, including Faults. The server waits for the
+// duration before, makes the token and the Date header, and then waits for the duration after. Both
+// are zero by default. If the client gives up or the server is closed during a wait, there is no
+// response.
 //
 // API calls are not delayed. To delay them, see [Server.Handle].
 func (s *Server) SetLatency(before, after time.Duration) {

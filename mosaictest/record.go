@@ -70,7 +70,8 @@ type recorder struct {
 	req *Request
 }
 
-// note is called before the status is sent, so that a test that has the response finds its status.
+// note must be called before the status is sent, so that a test that has the response also has its
+// status in the record.
 func (w *recorder) note(status int) {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()

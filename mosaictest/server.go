@@ -57,8 +57,8 @@ type Server struct {
 	apiRequests   []*Request
 }
 
-// settings are copied by current, and the copy is used without the lock. A method may therefore replace
-// a field or append to caNames, but must not modify what a field refers to.
+// The method current returns a copy of the settings, which is used without the lock. A method may
+// therefore replace a field or append to caNames, but must not modify what a field refers to.
 type settings struct {
 	lifetime, skew time.Duration
 	before, after  time.Duration // see SetLatency
@@ -71,7 +71,7 @@ type settings struct {
 	apis           *http.ServeMux // has Server.handlers
 }
 
-// set calls change while it holds mu.
+// set calls the function change with mu held.
 func (s *Server) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -124,7 +124,7 @@ func (c *command) checkConnection(ctx context.Context, conf *mosaic.Config) (*oa
 	if conn, ok := answered.Load().Conn.(*tls.Conn); ok {
 		way = "over " + tls.VersionName(conn.ConnectionState().Version)
 	}
-	req, _ := http.NewRequest(http.MethodPost, conf.Endpoint.TokenURL(), nil) // of a checked URL: no error
+	req, _ := http.NewRequest(http.MethodPost, conf.Endpoint.TokenURL(), nil) // cannot fail, because the URL has been checked
 	if proxy, err := http.ProxyFromEnvironment(req); err == nil && proxy != nil {
 		way += ", through the proxy " + proxy.Host
 	}
@@ -134,7 +134,7 @@ func (c *command) checkConnection(ctx context.Context, conf *mosaic.Config) (*oa
 }
 
 // serverTime returns the time at which the server issued tok or sent the refusal in err, by the
-// server's clock. It returns the zero time if neither says so.
+// server's clock. It returns the zero time if neither has the time.
 func serverTime(tok *oauth2.Token, err error) time.Time {
 	if refusal := (*oauth2.RetrieveError)(nil); errors.As(err, &refusal) {
 		date, _ := http.ParseTime(refusal.Response.Header.Get("Date"))

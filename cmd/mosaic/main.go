@@ -56,7 +56,7 @@ var services = []service{
 	{"xdv", mosaic.DataValidation},
 }
 
-// A command is one call of the program.
+// A command is one invocation of the program.
 type command struct {
 	verb           string
 	input          bool // whether "-" asks for a token on standard input
@@ -71,7 +71,7 @@ type command struct {
 // errPrinted is the error of a failure that is already reported on standard output.
 var errPrinted = errors.New("failed")
 
-// run makes one call, and returns its exit status.
+// run runs the command that args describe, and returns the exit status.
 func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
 	c := &command{getenv: getenv, stdin: stdin, stdout: stdout, stderr: stderr}
 	if file, ok := stderr.(*os.File); ok {
@@ -100,8 +100,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 
 func unprefixed(err error) string { return strings.TrimPrefix(err.Error(), "mosaic: ") }
 
-// parse reads the flags and the words. Its errors show no unknown word and no unknown flag, because it
-// may be a secret in the wrong place.
+// parse reads the flags and the words. Its errors do not show unknown words and flags, because these
+// may be misplaced secrets.
 func (c *command) parse(args []string) error {
 	flags := flag.NewFlagSet("mosaic", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -149,7 +149,7 @@ func (c *command) parse(args []string) error {
 	return nil
 }
 
-// parseWords sets flags, which may stand before, between and behind the words, and returns the words.
+// parseWords sets flags, which may come before, between and after the words, and returns the words.
 func parseWords(flags *flag.FlagSet, args []string) (words []string, err error) {
 	for len(args) > 0 {
 		if err := flags.Parse(args); err == flag.ErrHelp {
@@ -193,7 +193,8 @@ func (c *command) note(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "mosaic: "+format+"\n", args...)
 }
 
-// waiting notes on a terminal what the command waits for, unless the caller calls stop within a second.
+// waiting prints what the command is waiting for after a second, if standard error is a terminal. The
+// caller calls stop when the wait is over.
 func (c *command) waiting(what string) (stop func() bool) {
 	return time.AfterFunc(time.Second, func() {
 		if c.terminal {
@@ -202,7 +203,7 @@ func (c *command) waiting(what string) (stop func() bool) {
 	}).Stop
 }
 
-// request requests a token for resource in place of conf's own.
+// request requests a token for resource instead of conf.Resource.
 func (c *command) request(ctx context.Context, conf *mosaic.Config, resource mosaic.Resource) (*oauth2.Token, error) {
 	own := *conf
 	own.Resource = resource

@@ -267,10 +267,10 @@ var sections = []section{
 		{"a key ID without its key", secretEnv("MOSAIC_KEY_ID", "k"), `invalid environment: MOSAIC_KEY_ID: KeyID is set without PrivateKey`, `Set MOSAIC_PRIVATE_KEY_FILE to the file of the key, or remove MOSAIC_KEY_ID.`},
 		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: set both Certificate and CertificateKey`, ``},
 	}},
-	{"Token requests: refused by Mosaic", "Before each of these texts stands `mosaic: token request to … for client … failed: `.", failed, []text{
+	{"Token requests: refused by Mosaic", "Each of these texts follows `mosaic: token request to … for client … failed: `.", failed, []text{
 		{"a wrong secret", status("401 Unauthorized", jsonType+"\r\nX-Request-Id: 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a", `{"error":"invalid_client","error_description":"Invalid client credentials"}`),
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
-			`The secret is wrong or revoked, or it belongs to another region or environment. If you ask Mosaic's support, name the request ID.`},
+			`The secret is wrong or revoked, or it belongs to another region or environment. If you contact Mosaic's support, give them the request ID.`},
 		{"a wrong key", reply(key(nil), kit.Reply("401 Unauthorized", jsonType, `{"error":"invalid_client"}`)),
 			`401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns`, `In the Admin Portal, submit the JWK Set that Config.JWKS returns or mosaic jwks prints. If Mosaic already has that set, it may require its issuer as the audience: see AssertionAudience.`},
 		{"a wrong certificate", standIn(func(*mosaictest.Server, *tls.Certificate) {}), `401 Unauthorized: invalid_client, "the client is not registered": check ClientID, and that the application at this Endpoint has this certificate`, `In the Admin Portal, submit the JWK Set of the certificate if it is self-signed, or its chain if a CA has signed it.`},
@@ -306,8 +306,8 @@ var sections = []section{
 		{"problem details", status("400 Bad Request", "Content-Type: application/problem+json", `{"title":"Bad Request","detail":"The request has no client_id."}`), `400 Bad Request: "The request has no client_id."`, ``},
 		{"a compressed reply", status("403 Forbidden", "Content-Encoding: br\r\nServer: nginx", "\x0b\x02\x80no\x03"), `403 Forbidden, server nginx, a body that is not text in UTF-8, Content-Encoding br: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The server compressed the reply although it was not asked to, so its text cannot be shown.`},
 	}},
-	{"Token requests: no good answer", "These errors begin in the same way. If the request was retried, `(3 attempts)` stands before the colon.", failed, []text{
-		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `As long as a token is valid, the source tries again by itself. Otherwise the next call tries again. See Mosaic's status page.`},
+	{"Token requests: no good answer", "These errors begin in the same way. If the request was retried, `(3 attempts)` comes before the colon.", failed, []text{
+		{"500", status("500 Internal Server Error", jsonType, `{"message":"oops","error_code":500}`), ` (3 attempts): 500 Internal Server Error: "oops": a fault on Mosaic's side, or on the way there`, `As long as a token is valid, the source tries again on its own. Otherwise the next call tries again. See Mosaic's status page.`},
 		{"503", status("503 Service Unavailable", "Content-Type: text/plain\r\nServer: envoy\r\nRetry-After: 30", "no healthy upstream"), `: 503 Service Unavailable, server envoy: "no healthy upstream": a fault on Mosaic's side, or on the way there; retry after 30s`, ``},
 		{"a page with 502", status("502 Bad Gateway", "Content-Type: text/html\r\nServer: nginx", "<html>"), ` (3 attempts): 502 Bad Gateway, server nginx: a fault on Mosaic's side, or on the way there`, `The server behind nginx, or behind another load balancer, did not answer.`},
 		{"a name that is not known", transport(unchanged, failing(&net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "api.eu.transmitsecurity.io", IsNotFound: true}})),
@@ -398,7 +398,7 @@ var sections = []section{
 			return err
 		}, `cannot present Certificate without an HTTP client whose Transport has neither DialTLS nor DialTLSContext: drop Certificate, and let the HTTP client present it`, `If the transport only has to see API calls, you can instead keep Certificate and wrap the Transport of the client that Config.Client returns.`},
 	}},
-	{"Keys, certificates and files", "If `Files` reads the file, the name of the field and the path of the file stand in front.", "mosaic: ", []text{
+	{"Keys, certificates and files", "If `Files` reads the file, each of these errors begins with the name of the field and the path of the file.", "mosaic: ", []text{
 		{"an encrypted key", parse("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----"), `the key is encrypted: decrypt it with openssl pkey -in FILE -out NEWFILE`, ``},
 		{"OpenSSH's format", parse("-----BEGIN OPENSSH PRIVATE KEY-----\nMAA=\n-----END OPENSSH PRIVATE KEY-----"), `the key is in OpenSSH's own format: ssh-keygen -p -N '' -m PKCS8 -f COPY converts a copy of an RSA or ECDSA key, openssl genpkey -algorithm ed25519 makes another Ed25519 key`, ``},
 		{"a key for RSA-PSS", parse("-----BEGIN RSA-PSS PRIVATE KEY-----\nMAA=\n-----END RSA-PSS PRIVATE KEY-----"), `the key is restricted to RSA-PSS, which crypto/x509 does not read: make an unrestricted key with openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out NEWFILE`, ``},

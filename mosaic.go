@@ -260,9 +260,9 @@ type Config struct {
 // Tokens are sent only to known origins: those of Endpoint, Hosts, and a Resource that is an https
 // URL. A request that has an Authorization header is sent unchanged. A request is sent without a
 // token, and a warning is logged, if
-//   - it goes to another origin
+//   - it goes to any other origin
 //   - its Host differs from its URL's host
-//   - it follows a redirect that another origin issued
+//   - it follows a redirect that any other origin issued
 //   - it follows a redirect of a request that had its own Authorization header
 //
 // If a request gets a 401 and its token is at least ten seconds old, the client renews the token, at

@@ -19,7 +19,7 @@ import (
 //
 // Most users will use a constant. For a custom domain, or if the value comes from a flag, a file or
 // the environment, use [ParseEndpoint], or anything that calls [Endpoint.UnmarshalText], such as
-// flag.TextVar, encoding/json, or a decoder of YAML.
+// flag.TextVar, encoding/json, or a YAML decoder.
 type Endpoint string
 
 // The base URLs of Mosaic, from the page openapi/token of its developer documentation.
@@ -39,8 +39,8 @@ const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL 
 // "au", in any case), a base URL ("https://login.acme.com", with or without a slash at its end) or
 // a bare custom domain ("login.acme.com"). The result is in lower case and without a default port.
 //
-// If s is anything else, the error quotes s, without a password. A URL must be https, unless its host
-// is a loopback host, and must not have user information, a path, a query or a fragment. An
+// If s is anything else, the error quotes s, with any password masked. A URL must be https, unless
+// its host is a loopback host, and must not have user information, a path, a query or a fragment. An
 // international domain must be in its "xn--" form.
 func ParseEndpoint(s string) (Endpoint, error) {
 	if e, ok := endpointNames[strings.ToLower(s)]; ok {
@@ -86,11 +86,11 @@ func parseBase(s string) (Endpoint, error) {
 	return Endpoint(o.scheme + "://" + o.host), nil
 }
 
-// hostPort matches a name or an IPv4 address, without a dot behind its last label, or an IPv6 address
-// in brackets. A port may follow.
+// hostPort matches a name or an IPv4 address without a trailing dot, or an IPv6 address in brackets.
+// A port may follow.
 var hostPort = regexp.MustCompile(`^((?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}|\[[0-9A-Fa-f:.]+\])(?::([1-9][0-9]{0,4}))?$`)
 
-// isHostPort reports whether s is a host with or without a port, as it is written in a URL.
+// isHostPort reports whether s is a host with or without a port, written as in a URL.
 func isHostPort(s string) bool {
 	m := hostPort.FindStringSubmatch(s)
 	if m == nil || len(m[1]) > 253 { // RFC 1035 §2.3.4: 255 bytes, of which two are not in the text
@@ -120,7 +120,7 @@ func maskUser(s string) string {
 	return s
 }
 
-// check returns an error that names the field if e is not a base URL.
+// check returns nil if e is a base URL. Otherwise it returns an error that names the field.
 func (e Endpoint) check() error {
 	if e == "" {
 		return errors.New("Endpoint is empty: set the region that the credentials belong to, such as mosaic.EU")
@@ -141,7 +141,7 @@ func (e Endpoint) URL(path string) string {
 	return strings.TrimSuffix(string(e), "/") + "/" + strings.TrimLeft(path, "/")
 }
 
-// UnmarshalText sets e to the result of [ParseEndpoint]. After an error e is unchanged.
+// UnmarshalText sets e to the result of [ParseEndpoint]. If there is an error, e is unchanged.
 func (e *Endpoint) UnmarshalText(text []byte) error {
 	parsed, err := ParseEndpoint(string(text))
 	if err == nil {
@@ -162,7 +162,7 @@ func originOf(u *url.URL) origin {
 	return origin{u.Scheme, strings.TrimSuffix(u.Host, defaultPorts[u.Scheme])}
 }
 
-// origins are those that may get tokens.
+// origins are the origins to which tokens may be sent.
 type origins []origin
 
 // origins returns the origins of Endpoint, Hosts, and a Resource that is an https URL.

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Resource names the service of a token: the "resource" parameter of RFC 8707, an absolute URI
-// without a fragment. It is sent unchanged, because servers compare it as a string, and becomes
-// the token's audience. The zero value is for the default audience: identity management and
+// Resource names the service that a token is for: the "resource" parameter of RFC 8707, an absolute
+// URI without a fragment. It is sent unchanged, because servers compare it as a string, and becomes
+// the token's audience. The zero value selects the default audience: identity management and
 // authentication (/cis).
 //
 // The constants are Mosaic's own services. A resource of your own, configured for your application
@@ -27,7 +27,7 @@ const (
 // DetectionAndResponse is the former name of [FraudPrevention].
 const DetectionAndResponse = FraudPrevention
 
-// check returns an error that names the field if r is not a resource of RFC 8707.
+// check returns nil if r is empty or conforms to RFC 8707, or else an error that names the field.
 func (r Resource) check() error {
 	if r == "" {
 		return nil
@@ -56,7 +56,7 @@ var services = map[string]string{
 
 // segmentOf returns the first non-empty path segment of u.
 func segmentOf(u *url.URL) string {
-	segment, _, _ := strings.Cut(strings.TrimLeft(u.EscapedPath(), "/"), "/") // an escaped slash ends no segment
+	segment, _, _ := strings.Cut(strings.TrimLeft(u.EscapedPath(), "/"), "/") // an escaped slash does not end a segment
 	segment, _ = url.PathUnescape(segment)
 	return segment
 }

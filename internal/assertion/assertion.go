@@ -1,7 +1,7 @@
 // Package assertion makes client assertions (RFC 7521, RFC 7523) signed with any crypto.Signer, and
 // JWK Sets (RFC 7517) of their keys.
 //
-// Its errors name the fields of mosaic.Config, except for those of [PublicKey].
+// Its errors name the fields of mosaic.Config. Only the errors of [PublicKey] do not.
 package assertion
 
 import (
@@ -26,15 +26,15 @@ import (
 const Type = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 const (
-	// An assertion is used at once. A minute leaves room for a slow network and for clocks a little
-	// apart. A longer lifetime would help a thief, and strict servers would refuse it.
+	// An assertion is used at once. A minute allows for a slow network and for a little clock skew. A
+	// longer lifetime would help a thief, and strict servers would refuse it.
 	lifetime = time.Minute
 
-	// A server with a slow clock would refuse an assertion from its future. Servers with a strict
-	// limit of age would refuse a much older one.
+	// A server with a slow clock would refuse an assertion from its future. Servers with a strict age
+	// limit would refuse a much older one.
 	backdate = 10 * time.Second
 
-	minRSA = 2048 // bits, by RFC 7518 §3.3 and §3.5
+	minRSA = 2048 // bits, as RFC 7518 §3.3 and §3.5 require
 )
 
 // An algorithm is a jwt.SigningMethod that signs with a [Key] of one kind.
@@ -46,8 +46,8 @@ type algorithm struct {
 
 var pss = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256} // RFC 7518 §3.5
 
-// algorithms are those of Mosaic and FAPI 2.0, the default of a kind first. golang-jwt's own PS256
-// verifies a salt of any length.
+// algorithms are the ones that Mosaic or FAPI 2.0 allows. The first one for each kind of key is the
+// default. golang-jwt's own PS256 is not used, because it accepts a salt of any length.
 var algorithms = []algorithm{
 	{jwt.SigningMethodRS256, "RSA", crypto.SHA256},
 	{&jwt.SigningMethodRSAPSS{SigningMethodRSA: jwt.SigningMethodPS256.SigningMethodRSA, Options: pss}, "RSA", pss},
@@ -55,7 +55,7 @@ var algorithms = []algorithm{
 	{jwt.SigningMethodEdDSA, "Ed25519", crypto.Hash(0)},
 }
 
-// find returns the named algorithm, if it fits a key from [PublicKey]. The empty name is for the
+// find returns the named algorithm, if it fits a key from [PublicKey]. An empty name selects the
 // default.
 func find(pub crypto.PublicKey, name string) (algorithm, error) {
 	kind, _ := kindOf(pub)
@@ -99,16 +99,16 @@ func kindOf(pub crypto.PublicKey) (string, error) {
 	return "", fmt.Errorf("is not usable: its public key is of type %T; want *rsa.PublicKey, *ecdsa.PublicKey or ed25519.PublicKey", pub)
 }
 
-// PublicKey returns the public key of a client's signer. The signer's Public method may panic, as
-// that of most empty keys does. An error says what is wrong with the key. The caller says
-// which key it is, because a certificate's key is checked here, too.
+// PublicKey returns the public key of a client's signer, or an error that says what is wrong with the
+// key. It recovers if the signer's Public method panics, as happens with most empty keys. The caller
+// adds to the error which key it is, because certificates' keys are checked here, too.
 func PublicKey(signer crypto.Signer) (pub crypto.PublicKey, err error) {
 	defer func() {
 		if recover() != nil {
 			pub, err = nil, errors.New("is empty or broken: its public key cannot be read")
 		}
 	}()
-	if key, ok := signer.(ed25519.PrivateKey); ok && len(key) != ed25519.PrivateKeySize { // its Public makes one up
+	if key, ok := signer.(ed25519.PrivateKey); ok && len(key) != ed25519.PrivateKeySize { // Public returns zeros for a seed
 		return nil, fmt.Errorf("is an ed25519.PrivateKey of %d bytes; want %d (of a seed, ed25519.NewKeyFromSeed makes one)",
 			len(key), ed25519.PrivateKeySize)
 	}
@@ -125,7 +125,7 @@ func SameKey(a, b crypto.PublicKey) bool {
 	return ok && key.Equal(b)
 }
 
-// SameSigner reports whether two signers are one object.
+// SameSigner reports whether two signers are the same object.
 func SameSigner(a, b crypto.Signer) bool {
 	return reflect.ValueOf(a).Comparable() && a == b
 }
@@ -133,14 +133,14 @@ func SameSigner(a, b crypto.Signer) bool {
 // A Key signs assertions. [NewKey] makes one. It is safe for concurrent use if its Signer is.
 type Key struct {
 	Signer    crypto.Signer
-	Public    crypto.PublicKey // of Signer, when the Key was made
+	Public    crypto.PublicKey // Signer's public key when the Key was made
 	JWK       JWK              // its KeyID is the kid of assertions
 	algorithm algorithm
 }
 
-// NewKey returns a Key that signs with signer, whose [PublicKey] is public. If algorithm is empty,
-// it is the default for this kind of key; if id is empty, it is the key's RFC 7638 SHA-256
-// thumbprint. The id must be valid UTF-8, because JSON would change it otherwise.
+// NewKey returns a Key that signs with signer. public is the result of [PublicKey] for signer. If
+// algorithm is empty, it is the default for this kind of key; if id is empty, it is the key's RFC
+// 7638 SHA-256 thumbprint. The id must be valid UTF-8, because JSON would otherwise change it.
 func NewKey(signer crypto.Signer, public crypto.PublicKey, algorithm, id string) (*Key, error) {
 	alg, err := find(public, algorithm)
 	if err != nil {
@@ -149,9 +149,9 @@ func NewKey(signer crypto.Signer, public crypto.PublicKey, algorithm, id string)
 	return &Key{signer, public, NewJWK(public, alg.Alg(), id), alg}, nil
 }
 
-// Sign returns a new assertion of clientID for audience, valid until a minute after now (on the
-// server's clock, if known), to the second. An error of the signer is wrapped; a panic in the signer is
-// not recovered.
+// Sign returns a new assertion of clientID for audience. It is valid until a minute after now,
+// rounded down to seconds. now should be the server's time, if known. An error of the signer is
+// wrapped; a panic in the signer is not recovered.
 func (k *Key) Sign(clientID, audience string, now time.Time) (string, error) {
 	// Some servers refuse aud as an array, as jwt.RegisteredClaims would write it.
 	token := jwt.NewWithClaims(k.algorithm, jwt.MapClaims{
@@ -167,7 +167,7 @@ func (k *Key) Sign(clientID, audience string, now time.Time) (string, error) {
 }
 
 // Sign returns the JWS signature of signingString by key, a *Key (RFC 7518 §3). golang-jwt signs
-// with its own types of key only, so the signer is asked directly.
+// only with its own types of key, so Sign calls the signer directly.
 func (a algorithm) Sign(signingString string, key any) ([]byte, error) {
 	k := key.(*Key)
 	signature, err := crypto.SignMessage(k.Signer, rand.Reader, []byte(signingString), a.opts)
@@ -179,7 +179,7 @@ func (a algorithm) Sign(signingString string, key any) ([]byte, error) {
 			return nil, err
 		}
 	}
-	// A server would say invalid_client and nothing else.
+	// Check the signature here, because a server would only say invalid_client.
 	if a.Verify(signingString, signature, k.Public) != nil {
 		return nil, fmt.Errorf("PrivateKey's %s signature does not verify with its own public key: "+
 			"its name or alias may now stand for another key, or it did not sign as it was asked to", a.Alg())

@@ -14,8 +14,8 @@ import (
 	"slices"
 )
 
-// A JWK is a public key as a JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2). It has no member
-// for a private one.
+// A JWK is a public key as a JSON Web Key (RFC 7517 §4, RFC 7518 §6, RFC 8037 §2). It has no members
+// for a private key.
 type JWK struct {
 	KeyType   string `json:"kty"`
 	Use       string `json:"use"`
@@ -27,8 +27,8 @@ type JWK struct {
 	N         string `json:"n,omitempty"`
 	E         string `json:"e,omitempty"`
 
-	// X5C is a certificate of this very key and then its chain, in DER. Unlike all else it is in
-	// standard base64 (RFC 7517 §4.7), as encoding/json writes it.
+	// X5C is a certificate for this key, followed by its chain, in DER. Unlike the other members, it
+	// is in standard base64 (RFC 7517 §4.7), which is what encoding/json writes.
 	X5C [][]byte `json:"x5c,omitempty"`
 }
 
@@ -43,8 +43,8 @@ func CertificateJWK(pub crypto.PublicKey, chain [][]byte) JWK {
 	return jwk
 }
 
-// NewJWK returns the JWK of a public key from [PublicKey]. The empty id is the key's RFC 7638
-// SHA-256 thumbprint.
+// NewJWK returns the JWK of a public key from [PublicKey]. If id is empty, the key's RFC 7638 SHA-256
+// thumbprint is used.
 func NewJWK(pub crypto.PublicKey, algorithm, id string) JWK {
 	jwk := JWK{Use: "sig", KeyID: id, Algorithm: algorithm}
 	encode := base64.RawURLEncoding.EncodeToString
@@ -66,7 +66,7 @@ func NewJWK(pub crypto.PublicKey, algorithm, id string) JWK {
 
 // Thumbprint returns the SHA-256 thumbprint (RFC 7638) in base64url.
 func (j JWK) Thumbprint() string {
-	// RFC 7638 §3: the required members, ordered by name. Marshal has no error for strings.
+	// RFC 7638 §3: the required members, ordered by name. Marshal cannot fail for strings.
 	text, _ := json.Marshal(struct {
 		Curve   string `json:"crv,omitempty"`
 		E       string `json:"e,omitempty"`
@@ -79,9 +79,9 @@ func (j JWK) Thumbprint() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste it, without a
-// newline at its end. The set has a key once for each of its chains. Set fails if different keys
-// have the same kid.
+// Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste it, without a newline
+// at its end. A key with several certificate chains is in the set once for each chain. Set fails if
+// different keys have the same kid.
 func Set(keys []JWK) ([]byte, error) {
 	var distinct []JWK
 	for _, key := range keys {

@@ -24,8 +24,8 @@ import (
 // A Transport gives each request to a known origin the token for its URL. It is safe for concurrent
 // use.
 type Transport struct {
-	Plain  http.RoundTripper        // the caller's own; if nil, http.DefaultTransport
-	Own    func() http.RoundTripper // sends a request with its own Authorization header to a known origin
+	Plain  http.RoundTripper        // the caller's transport; if nil, http.DefaultTransport
+	Own    func() http.RoundTripper // for requests to a known origin that have their own Authorization header
 	Knows  func(*url.URL) bool      // reports whether tokens may go to the URL's origin
 	Source func(*url.URL) *refresh.Source
 	Log    *slog.Logger
@@ -35,9 +35,9 @@ type Transport struct {
 	logged [][2]string // host and reason of each record so far; guarded by mu
 }
 
-// RoundTrip sends req with a token. It sends req unchanged if tokens may not go to its origin or if
-// it has its own Authorization header. The Request of the response is req, because the caller must
-// not get the token, and untrusted reads the chain of redirects from there.
+// RoundTrip sends req with a token. It sends req unchanged if tokens may not go to req's origin or if
+// req has its own Authorization header. The response's Request is set to req, so that the caller does
+// not get the token and so that the function untrusted can follow the redirects from it.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := t.roundTrip(req)
 	if res != nil {
@@ -48,7 +48,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL == nil {
-		return t.plain().RoundTrip(req) // for its error
+		return t.plain().RoundTrip(req) // without a URL, this returns the usual error
 	}
 	if hasAuthorization(req.Header) {
 		t.logWithout(slog.LevelDebug, req.URL.Host, "it has its own Authorization header")
@@ -82,11 +82,11 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) plain() http.RoundTripper { return cmp.Or(t.Plain, http.DefaultTransport) }
 
 // untrusted returns the reason to send req without a token, or "". It checks every request in a
-// chain of redirects, because a foreign page must not make the client send a token with
-// DELETE /cis/….
+// chain of redirects, because an untrusted server must not be able to make the client send
+// DELETE /cis/… with a token.
 func (t *Transport) untrusted(req *http.Request) (reason string) {
 	r := req
-	for range 100 { // because a chain that a caller makes can be a cycle; http.Client follows ten redirects
+	for range 100 { // a limit, because a chain made by a caller can be a cycle; http.Client follows ten redirects
 		switch {
 		case r == nil || r.URL == nil || !t.Knows(r.URL):
 			if r == req {
@@ -196,8 +196,8 @@ func saysInvalidToken(h http.Header) bool {
 }
 
 // isRepeatable reports whether net/http itself would repeat req after its connection broke. Any other
-// request may carry a user's password. If a 401 means that the password is wrong, sending it again
-// could lock the user out.
+// request may carry a user's password. If a 401 means that the password is wrong, repeating the
+// request could lock the user out.
 func isRepeatable(req *http.Request) bool {
 	switch req.Method {
 	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
@@ -214,7 +214,7 @@ func isAlert(err error) bool {
 	return errors.As(err, &e) && e.Op == "remote error"
 }
 
-// CloseIdleConnections is called by http.Client's method of that name.
+// CloseIdleConnections is called by http.Client's method of the same name.
 func (t *Transport) CloseIdleConnections() {
 	for _, rt := range []http.RoundTripper{t.Plain, t.Own()} {
 		(&http.Client{Transport: rt}).CloseIdleConnections()

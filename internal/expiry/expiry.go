@@ -1,4 +1,4 @@
-// Package expiry computes when an access token ends on the local clock.
+// Package expiry computes when an access token expires by the local clock.
 package expiry
 
 import (
@@ -9,34 +9,34 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// A lifetime outside these bounds cannot be true. If it were below a second, a source would send
-// requests in a tight loop, and if it were above a year, a source would trust a token for ever.
+// A lifetime outside these bounds cannot be right. With a lifetime below a second, a source would
+// send requests in a tight loop. With one above a year, it would trust a token for ever.
 const (
 	minLifetime = time.Second
 	maxLifetime = 366 * 24 * time.Hour
 )
 
 // Tolerance is the difference above which Date or iat proves that the local clock is wrong. With a
-// smaller tolerance, rounding and delays would pass for a wrong clock. A larger tolerance would
-// exceed half of the ten seconds before a token's end in which a source no longer uses it.
+// smaller tolerance, rounding and delays would pass for a wrong clock. Sources stop using a token ten
+// seconds before its end, and the tolerance should take at most half of that.
 const Tolerance = 5 * time.Second
 
 // Reply is the part of a token response from which the token's end is computed.
 type Reply struct {
 	AccessToken string
 	ExpiresIn   time.Duration // unknown if it is not positive
-	Sent        time.Time     // just before the request, on the local clock
-	Received    time.Time     // just after the reply, on the local clock
-	Date        time.Time     // the reply's Date header, on the server's clock; zero if there is none
+	Sent        time.Time     // just before the request, by the local clock
+	Received    time.Time     // just after the reply, by the local clock
+	Date        time.Time     // the reply's Date header, by the server's clock; zero if there is none
 }
 
-// Of returns the end of the token on the local clock, without a monotonic reading. The end is later
-// than Received, and from one second to 366 days after Sent. Of also returns the token's lifetime,
-// which counts from Sent by the elapsed time, so that a tolerated difference of the clocks does not
-// prolong it. If neither is known, the error says why.
+// Of returns the end of the token by the local clock, without a monotonic reading. The end is later
+// than Received, and from one second to 366 days after Sent. The second result is the token's
+// lifetime, measured from Sent as elapsed time, so that a tolerated clock difference does not prolong
+// it. If the end cannot be determined, the error says why.
 func Of(r Reply) (end time.Time, life time.Duration, err error) {
 	exp, iat := times(r.AccessToken)
-	var lifetime time.Duration // by the token itself; zero if it is unknown
+	var lifetime time.Duration // from the token's own claims; zero if unknown
 	if !iat.IsZero() && iat.Before(exp) {
 		lifetime = exp.Sub(iat)
 	}
@@ -76,7 +76,7 @@ func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Durat
 	case exp.IsZero():
 	case agrees:
 		return []time.Time{end}
-	case dated || !future: // if exp is past, the clocks disagree, and Of takes the next candidate
+	case dated || !future: // if exp is in the past, the clocks disagree, and the next candidate is used
 		ends = append(ends, end)
 	}
 	if lifetime > 0 {
@@ -88,8 +88,8 @@ func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Durat
 	return ends
 }
 
-// times returns the exp and iat claims of a JWT, or zero in place of a claim that is not usable. The
-// other claims and the signature are for Mosaic to judge.
+// times returns the exp and iat claims of a JWT. An unusable claim is returned as zero. The other
+// claims and the signature are for Mosaic to judge.
 func times(token string) (exp, iat time.Time) {
 	claims := jwt.MapClaims{} // empty if the token is opaque or encrypted
 	_, _, _ = jwt.NewParser().ParseUnverified(token, claims)

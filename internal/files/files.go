@@ -22,8 +22,8 @@ import (
 	"example.com/mosaic/internal/redact"
 )
 
-// Secret returns what a file holds, without the white space at both ends, because tools and editors
-// add line ends.
+// Secret returns the contents of a file without leading and trailing white space, because tools and
+// editors add line ends.
 func Secret(path string) (string, error) {
 	return read("ClientSecret", path, func(data []byte) (string, error) {
 		if json.Valid(data) && bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
@@ -33,10 +33,10 @@ func Secret(path string) (string, error) {
 	})
 }
 
-// Key returns the private key of a PEM file.
+// Key returns the private key in a PEM file.
 func Key(path string) (crypto.Signer, error) { return read("PrivateKey", path, ParseKey) }
 
-// Pair returns the certificate chain of one PEM file with the private key of another.
+// Pair returns the certificate chain in one PEM file with the private key in another.
 func Pair(certPath, keyPath string) (*tls.Certificate, error) {
 	key, err := read("CertificateKey", keyPath, ParseKey)
 	if err != nil {
@@ -79,8 +79,8 @@ func read[T any](field, path string, parse func(data []byte) (T, error)) (parsed
 	return parsed, fmt.Errorf("%s %s: %w", field, shown, err)
 }
 
-// contents returns what a regular file holds. Reading another kind of file, such as a FIFO, may block
-// for ever.
+// contents returns the contents of a regular file. It refuses other kinds of files, because reading
+// from a FIFO, for example, may block for ever.
 func contents(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	switch {
@@ -88,7 +88,7 @@ func contents(path string) ([]byte, error) {
 		return nil, err
 	case !info.Mode().IsRegular():
 		return nil, errors.New("not a regular file")
-	case info.Size() > 64<<10: // a chain of certificates has a few KiB
+	case info.Size() > 64<<10: // a certificate chain is a few KiB
 		return nil, errors.New("more than 64 KiB")
 	}
 	data, err := os.ReadFile(path)
@@ -112,7 +112,7 @@ func text(data []byte) ([]byte, error) {
 // oidPSS is id-RSASSA-PSS, 1.2.840.113549.1.1.10, in DER.
 var oidPSS = []byte{0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0a}
 
-// ParseKey returns the only private key in PEM data. Its errors show nothing of the data.
+// ParseKey returns the only private key in PEM data. Its errors quote no key material.
 func ParseKey(data []byte) (key crypto.Signer, err error) {
 	if data, err = text(data); err != nil {
 		return nil, err
@@ -155,8 +155,8 @@ const (
 	wantCert = "BEGIN CERTIFICATE-----"
 )
 
-// unfit returns the error for data without the wanted PEM block. The error says what the data is, and
-// which command makes the block from it, but shows nothing of the data except the type of another block.
+// unfit returns the error for data without the wanted PEM block. The error says what the data is and
+// how to get the block. It quotes nothing of the data except the type of an unexpected PEM block.
 func unfit(data []byte, want string) error {
 	is, key, cert := "not PEM", "the private key is in another file, which openssl genpkey or openssl req -keyout wrote",
 		"the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"
@@ -186,7 +186,7 @@ func unfit(data []byte, want string) error {
 	case notDER == nil:
 		is, key = "DER", "convert it with openssl pkey -inform DER -in FILE -out NEWFILE"
 	case block != nil:
-		kind := strings.TrimPrefix(block.Type, "NEW ") // of keytool's certificate requests
+		kind := strings.TrimPrefix(block.Type, "NEW ") // keytool writes NEW CERTIFICATE REQUEST
 		is = fmt.Sprintf("PEM of type %.40q", kind)
 		switch kind {
 		case "PKCS7":

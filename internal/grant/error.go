@@ -27,14 +27,14 @@ type Error struct {
 	ended    error         // the error of the caller's context, if that context ended the request
 	what     string        // what happened: one bounded line without secrets
 	hint     string        // what to do; empty if that is not known
-	clock    time.Duration // how far the server's clock is ahead, if that may be why; zero otherwise
+	clock    time.Duration // how far the server's clock is ahead, if that may be the reason; zero otherwise
 	cause    error         // for errors.Is and errors.As; may be nil
 
 	timeout    bool
 	transient  bool          // a further attempt may succeed
 	redated    bool          // a further attempt, whose assertion is dated by the server's clock, may succeed
 	refused    bool          // the next request will be refused, too
-	retryAfter time.Duration // as the endpoint asked; zero if it did not
+	retryAfter time.Duration // the wait that the endpoint asked for; zero if it asked for none
 }
 
 // Error composes the whole text. No part of it is added elsewhere.
@@ -105,7 +105,7 @@ func (a *attempt) explain(ctx context.Context, err error) *Error {
 // explainTransport explains an exchange without a complete reply.
 func (a *attempt) explainTransport(ctx context.Context) *Error {
 	err, reached := a.exchange.err, a.progress.reached(a.id.Transport)
-	raw := fmt.Sprint(err) // because err.Error() may panic
+	raw := fmt.Sprint(err) // fmt recovers if err.Error() panics
 	text := `"` + redact.Peer(raw, a.id.Secret, maxText) + `"`
 	wraps := func(target error) bool { return errors.Is(err, target) }
 	e := &Error{what: text, hint: reached.hint, transient: true, retryAfter: a.exchange.retryAfter(), cause: transportError{text, wraps}}
@@ -130,7 +130,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	case strings.Contains(raw, `malformed HTTP response "\x00\x00`): // begins like an HTTP/2 frame
 		e.hint = hintHTTP2
 	case strings.Contains(raw, "tls: failed to sign handshake"):
-		e.hint = "" // the text is that of Certificate's key
+		e.hint = "" // the error came from Certificate's private key, and its text says enough
 	default:
 		a.explainBreak(e, raw)
 	}
@@ -138,7 +138,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 }
 
 // explainProxy explains a request that waited for a proxy to connect it. If an HTTP proxy refuses,
-// net/http returns no more than the proxy's reason phrase, as the text of an error.
+// net/http returns only the proxy's reason phrase, as the text of an error.
 func (a *attempt) explainProxy(e *Error, raw string) {
 	op, err := opOf(a.exchange.err), a.exchange.err
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || op != "" && op != "socks connect" {
@@ -146,7 +146,7 @@ func (a *attempt) explainProxy(e *Error, raw string) {
 	}
 	status := statusOf(raw)
 	e.refused = status/100 == 4
-	e.transient = !e.refused // because further attempts after a 407 can lock an account
+	e.transient = !e.refused // further attempts after a 407 can lock an account
 	if status != 0 {
 		e.what = statusText(status)
 	}
@@ -167,7 +167,7 @@ func statusOf(phrase string) int {
 var wantsCertificate = regexp.MustCompile("certificate required|handshake failure|bad certificate")
 
 // explainBreak explains a connection that broke, often because of a client certificate. In TLS 1.3
-// the server's alert may be lost, and then all that is known is that the first request broke.
+// the server's alert may be lost. Then all that is known is that the first request broke.
 func (a *attempt) explainBreak(e *Error, raw string) {
 	op, closed := opOf(a.exchange.err), errors.Is(a.exchange.err, io.EOF)
 	if closed {
@@ -206,9 +206,9 @@ func (a *attempt) hintCertificate() string {
 	return hintRequired
 }
 
-// A transportError is an error of the HTTP client's transport. errors.Is finds what it wraps, except
-// the end of a context, which would pass for the caller's. errors.As finds nothing in it, and no
-// field leads to it, because its texts may hold a secret.
+// A transportError is an error of the HTTP client's transport. errors.Is finds what the error wraps,
+// except context errors, which could be mistaken for those of the caller's context. errors.As finds
+// nothing, and no field holds the original error, because its text may hold a secret.
 type transportError struct {
 	text  string
 	wraps func(target error) bool
@@ -229,8 +229,8 @@ const (
 	maxSkew = 26 * time.Hour
 )
 
-// compareClocks compares the Date of a refused assertion's reply with the clock assumed for the
-// assertion. If they differ, the next assertion is dated by the server's clock.
+// compareClocks compares the Date of the reply that refused an assertion with the clock by which the
+// assertion was dated. If they differ, the next assertion is dated by the server's clock.
 func (a *attempt) compareClocks(e *Error) {
 	date, status := a.exchange.date(), a.exchange.status
 	if a.id.Key == nil || date.IsZero() || status != http.StatusBadRequest && status != http.StatusUnauthorized {
@@ -238,7 +238,7 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 	skew := date.Sub(a.received)
 	if a.skew >= skew-minSkew && a.skew <= date.Sub(a.sent)+minSkew {
-		a.client.skew.Store(0) // because the clock was not the reason, or the Date is a proxy's
+		a.client.skew.Store(0) // the clock was not the reason, or the Date is a proxy's
 		return
 	}
 	e.clock = skew
@@ -247,7 +247,7 @@ func (a *attempt) compareClocks(e *Error) {
 	}
 }
 
-// All hints are here. The text of what happened is in the code that finds it out.
+// All hints are here. The descriptions of what happened are in the code that detects it.
 const (
 	hintRedirect   = "a redirect, which is not followed with credentials: check Endpoint"
 	hintHTML       = "an HTML page: does a proxy or a firewall answer in Mosaic's place?"

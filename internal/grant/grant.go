@@ -1,5 +1,5 @@
 // Package grant makes token requests with the client credentials grant (RFC 6749 §4.4). Only this
-// package speaks to the token endpoint.
+// package talks to the token endpoint.
 package grant
 
 import (
@@ -37,14 +37,14 @@ const (
 	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
 )
 
-// A Client makes the token requests of one source or client. Its exported fields must not be
-// modified after its first use. It is safe for concurrent use.
+// A Client makes the token requests of one TokenSource or HTTP client. Its exported fields must not
+// be modified after its first use. It is safe for concurrent use.
 type Client struct {
-	Config   clientcredentials.Config // without the secret, which is that of the identity
-	MTLSURL  string                   // the TokenURL if a certificate alone authenticates the client
-	Audience string                   // of assertions; if empty, the URL that is posted to
+	Config   clientcredentials.Config // without a ClientSecret, because the identity supplies it
+	MTLSURL  string                   // the TokenURL to use if a certificate alone authenticates the client
+	Audience string                   // the aud of assertions; if empty, the token URL in use
 	Identity *identity.Source
-	Timeout  time.Duration // of the HTTP client; zero if it has none
+	Timeout  time.Duration // the HTTP client's Timeout; zero if it has none
 	Log      *slog.Logger
 
 	sender reconnect.Sender
@@ -67,7 +67,7 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 		}
 		if failure.redated && !redated {
 			redated = true
-			n-- // because an attempt with a corrected date does not count
+			n-- // an attempt with a corrected date does not count
 			continue
 		}
 		if !failure.transient || n >= attempts {
@@ -87,8 +87,8 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 	}
 }
 
-// within returns a context that ends after d, or after the HTTP client's Timeout if that is shorter;
-// then its cause is an ownTimeout.
+// within returns a context that ends after d. If the HTTP client's Timeout is shorter, the context
+// ends after that, and its cause is an ownTimeout.
 func (c *Client) within(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if c.Timeout > 0 && c.Timeout < d {
 		return context.WithTimeoutCause(ctx, c.Timeout, ownTimeout(c.Timeout))
@@ -103,8 +103,8 @@ func (t ownTimeout) Error() string {
 	return "the Timeout of the HTTP client is " + time.Duration(t).String()
 }
 
-// ended returns ctx.Err(), or DeadlineExceeded from the deadline on, because a dial can time out just
-// before its context does.
+// ended returns ctx.Err() or, once ctx's deadline has passed, DeadlineExceeded even if ctx has not
+// noticed yet: a dial can time out just before its context does.
 func ended(ctx context.Context) error {
 	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) && ctx.Err() == nil {
 		return context.DeadlineExceeded
@@ -118,7 +118,7 @@ type attempt struct {
 	id             *identity.Identity // nil until it is known
 	resource       string
 	url            string        // to post to
-	skew           time.Duration // by which the assertion's date is corrected
+	skew           time.Duration // the correction of the assertion's date
 	exchange       exchange
 	progress       progress
 	sent, received time.Time
@@ -186,8 +186,8 @@ func (a *attempt) run(ctx context.Context) (*refresh.Token, *Error) {
 	return tok, nil
 }
 
-// maxToken bounds an access token. Many servers refuse a header of more than 8 or 16 KiB, and
-// Mosaic's tokens are about 1 KiB.
+// maxToken bounds the size of an access token. Many servers refuse a header of more than 8 or
+// 16 KiB, and Mosaic's tokens are about 1 KiB.
 const maxToken = 16 << 10
 
 // b64token is the syntax of an access token (RFC 6750 §2.1).
@@ -205,7 +205,7 @@ func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	}
 	end, life, err := expiry.Of(expiry.Reply{
 		AccessToken: t.AccessToken,
-		ExpiresIn:   t.Expiry.Sub(a.received).Round(time.Second), // x/oauth2 counts from the reply; far below zero without an expires_in
+		ExpiresIn:   t.Expiry.Sub(a.received).Round(time.Second), // negative without an expires_in, as Expiry is then zero
 		Sent:        a.sent,
 		Received:    a.received,
 		Date:        a.exchange.date(),
@@ -222,9 +222,9 @@ func (a *attempt) accept(t *oauth2.Token) (*refresh.Token, error) {
 	return tok, err
 }
 
-// bind makes tok expire no later than our certificate. It fails if tok is bound to another certificate.
+// bind makes tok expire no later than our certificate. It fails if tok is bound to a different one.
 func (a *attempt) bind(tok *refresh.Token) error {
-	claims := jwt.MapClaims{} // because the other claims may have any type
+	claims := jwt.MapClaims{} // a map, because claims other than cnf may have any type
 	_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, claims)
 	confirmation, _ := claims["cnf"].(map[string]any)
 	if thumbprint, _ := confirmation["x5t#S256"].(string); thumbprint != "" && thumbprint != a.id.Certificate.Thumbprint {

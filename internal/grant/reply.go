@@ -22,20 +22,20 @@ import (
 	"example.com/mosaic/internal/redact"
 )
 
-// maxReply bounds the body of a reply. A token response is about 2 KiB.
+// maxReply bounds the size of a reply's body. A token response is about 2 KiB.
 const maxReply = 1 << 20
 
 // An exchange is the RoundTripper of one attempt. It reads the whole reply, so that a truncated body
 // is a transport error like any other.
 type exchange struct {
 	send    func(*http.Request) (*http.Response, error)
-	request *http.Request // for a RetrieveError; only its method and URL, because its body holds the secret
+	request *http.Request // for a RetrieveError; only the method and URL, because the body holds the secret
 	err     error         // from the transport; the fields below describe the reply, if one began
 	status  int
 	header  http.Header
-	media   string // the media type of its body
-	isJSON  bool   // its body parses as JSON, whatever the media type
-	isText  bool   // its body is UTF-8 without control characters other than white space
+	media   string // the media type of the body
+	isJSON  bool   // the body parses as JSON, whatever the media type
+	isText  bool   // the body is UTF-8, and all its control characters are white space
 }
 
 func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -49,8 +49,8 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		x.media, _, _ = mime.ParseMediaType(res.Header.Get("Content-Type"))
 		var body []byte
 		switch {
-		case res.Body == nil: // of a RoundTripper that is not net/http's
-		case res.StatusCode == http.StatusSwitchingProtocols: // no context ends its body, which is the connection
+		case res.Body == nil: // only with a RoundTripper other than net/http's
+		case res.StatusCode == http.StatusSwitchingProtocols: // its Body is the connection, and no context ends a read
 			res.Body.Close()
 		default:
 			body, err = io.ReadAll(io.LimitReader(res.Body, maxReply))
@@ -58,7 +58,7 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		x.isText = utf8.Valid(body) && !bytes.ContainsFunc(body, isControl)
 		if x.isJSON = json.Valid(body); x.isJSON {
-			res.Header = http.Header{"Content-Type": {"application/json"}} // x/oauth2 reads nothing else
+			res.Header = http.Header{"Content-Type": {"application/json"}} // x/oauth2 reads no other header
 		}
 		res.Body = io.NopCloser(bytes.NewReader(body))
 	}
@@ -70,8 +70,8 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func isControl(r rune) bool { return unicode.IsControl(r) && !unicode.IsSpace(r) }
 
-// isPage reports whether the reply is an HTML page that explains more than its status. A page with
-// status 429 or 5xx does not.
+// isPage reports whether the reply is an HTML page that explains more than its status does. A page
+// with status 429 or 5xx explains nothing more.
 func (x *exchange) isPage() bool {
 	html := x.media == "text/html" || x.media == "application/xhtml+xml"
 	return html && !x.isJSON && x.status != http.StatusTooManyRequests && x.status < 500
@@ -93,34 +93,34 @@ func (x *exchange) retryAfter() time.Duration {
 		return min(time.Duration(max(seconds, 0)), maxRetryAfter/time.Second) * time.Second
 	}
 	at, _ := http.ParseTime(value)      // the year 1 if value is not a time
-	now := cmp.Or(x.date(), time.Now()) // by the server's clock, if it sends Date
+	now := cmp.Or(x.date(), time.Now()) // by the server's clock, if the reply has a Date
 	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
 const (
-	maxText   = 300 // bytes of a foreign text in an error
+	maxText   = 300 // bytes of a peer's text in an error
 	maxServer = 64  // bytes of the Server header
 )
 
-// errorCode is the form of the error codes of RFC 6749 and its extensions.
+// errorCode matches the error codes of RFC 6749 and its extensions.
 var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 
-// requestIDs are the headers with an ID that a peer's support asks for.
+// requestIDs are the headers with an ID that a server operator's support team will ask for.
 var requestIDs = []string{"X-Request-Id", "X-Correlation-Id", "Cf-Ray", "X-Amzn-Requestid", "X-Azure-Ref", "Traceparent"}
 
-// A refusal holds what may be shown of an error reply's body: the code and the description of RFC
-// 6749 §5.2, or any other text as Message.
+// A refusal holds the parts of an error reply's body that may be shown: the code and the description
+// of RFC 6749 §5.2, or any other text as Message.
 type refusal struct {
 	Code        string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`
 	Message     string `json:"message,omitempty"`
 }
 
-// show returns a line for an error, and a RetrieveError. Both hold only text that may be shown.
+// show returns a redacted line for the error's text, and a redacted RetrieveError.
 func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, shown *oauth2.RetrieveError) {
 	peer := func(s string) string { return redact.Peer(s, secret, maxText) }
-	said := refusal{Code: e.ErrorCode, Description: e.ErrorDescription} // as x/oauth2 reads a form
-	_ = json.Unmarshal(e.Body, &said)                                   // members of another type stay empty
+	said := refusal{Code: e.ErrorCode, Description: e.ErrorDescription} // x/oauth2 also reads form-encoded bodies
+	_ = json.Unmarshal(e.Body, &said)                                   // members of an unexpected type stay empty
 	if !errorCode.MatchString(said.Code) || peer(said.Code) != said.Code {
 		said.Code = ""
 	}
@@ -146,16 +146,15 @@ func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, sh
 	return line, shown
 }
 
-// message returns what may be shown of the first text in a JSON body of another form than RFC 6749's,
-// or "".
+// message returns the redacted text of a JSON error body that does not follow RFC 6749, or "".
 func message(body []byte, peer func(string) string) string {
 	var said struct {
-		Message       any    // of Mosaic's services: a string or an array of strings
+		Message       any    // from Mosaic's services: a string or an array of strings
 		Detail, Title string // RFC 9457
 		Error         struct{ Message string }
 		Errors        []struct{ Message string }
 	}
-	_ = json.Unmarshal(body, &said) // members of another type stay empty
+	_ = json.Unmarshal(body, &said) // members of an unexpected type stay empty
 	list, isList := said.Message.([]any)
 	if !isList {
 		list = []any{said.Message}
@@ -173,8 +172,8 @@ func message(body []byte, peer func(string) string) string {
 	return cmp.Or(redact.Cut(text, maxText), other)
 }
 
-// head returns a line with the status, the request ID and, unless the reply is JSON, the Server. The
-// line says so if the body is not text. head also returns the headers that may be shown.
+// head returns a line with the status, the request ID and, unless the reply is JSON, the Server. If
+// the body is not text, the line says so. head also returns the headers that may be shown.
 func (x *exchange) head(secret string) (line string, shown http.Header) {
 	server := redact.Peer(x.header.Get("Server"), secret, maxServer)
 	shown = http.Header{"Content-Type": {redact.Peer(x.media, secret, maxText)}, "Server": {server}}
@@ -203,7 +202,7 @@ func (x *exchange) head(secret string) (line string, shown http.Header) {
 	return line, shown
 }
 
-// statusText returns a status code with net/http's words, not the server's.
+// statusText returns a status code with net/http's reason phrase, not the server's.
 func statusText(code int) string {
 	return strings.TrimSpace(fmt.Sprint(code, " ", http.StatusText(code)))
 }

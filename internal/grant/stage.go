@@ -10,29 +10,29 @@ import (
 	"example.com/mosaic/internal/mtls"
 )
 
-// A stage is how far a request has come. Its name says what was missing ("no TLS handshake in
+// A stage is how far a request has got. Its name says what was missing ("no TLS handshake in
 // time"), and its hint says what to do if the request fails at this stage.
 type stage struct{ name, hint string }
 
 // The stages in the order in which a request goes through them. A request that gets an existing
-// connection goes from waiting to replying.
+// connection goes straight from waiting to replying.
 var (
 	waiting    = &stage{"connection", hintReach} // or freeConnection
-	dialing    = &stage{"connection", hintReach} // with the lookup of the name
+	dialing    = &stage{"connection", hintReach} // including the DNS lookup
 	connecting = &stage{"reply of the proxy", hintProxy}
 	handshake  = &stage{"TLS handshake", hintHandshake}
 	replying   = &stage{"reply", hintFault}
 
-	// freeConnection takes the place of waiting if the transport's MaxConnsPerHost may be the reason.
-	// This is not certain, because only net.Dialer reports a dial.
+	// freeConnection replaces waiting if the transport's MaxConnsPerHost may be the reason. This is a
+	// guess: the request may be dialing with a DialContext that, unlike net.Dialer, reports nothing.
 	freeConnection = &stage{"free connection", hintMaxConns}
 
-	// unknown is the stage if the RoundTripper is not net/http's, and reports nothing.
+	// unknown is the stage if the RoundTripper is not net/http's and does not call the hooks.
 	unknown = &stage{name: "reply"}
 )
 
 // A progress follows one request through the hooks of httptrace. Several goroutines may call the
-// hooks, and those of a dial may do so even after the request has ended.
+// hooks, and a dial may call them even after the request has ended.
 type progress struct {
 	stage   atomic.Pointer[stage]
 	proxied atomic.Bool // the request goes through a proxy
@@ -41,7 +41,7 @@ type progress struct {
 
 // trace returns the hooks for a request to host.
 func (p *progress) trace(host string) *httptrace.ClientTrace {
-	// A late dial does not take the request back from a connection that it got in the meantime.
+	// A late dial must not move the stage back if the request has got a different connection since.
 	advance := func(to *stage, from ...*stage) {
 		for _, s := range from {
 			p.stage.CompareAndSwap(s, to)
@@ -68,9 +68,9 @@ func (p *progress) trace(host string) *httptrace.ClientTrace {
 			switch {
 			case err != nil:
 			case p.proxied.Load() && state.NegotiatedProtocol != "h2":
-				advance(connecting, handshake) // of an https proxy; otherwise GotConn follows at once
+				advance(connecting, handshake) // with an https proxy; after a handshake with the host, GotConn follows at once
 			case p.stage.CompareAndSwap(handshake, replying):
-				p.fresh.Store(true) // because HTTP/2 begins before GotConn
+				p.fresh.Store(true) // already here, because HTTP/2 begins before GotConn
 			}
 		},
 		GotConn: func(info httptrace.GotConnInfo) {

@@ -1,5 +1,5 @@
-// Package guard calls foreign code, such as signers, callbacks and log handlers. Foreign code may
-// hang, panic, or end its goroutine.
+// Package guard calls code that the user supplies, such as signers, callbacks and log handlers. Such
+// code may hang, panic, or end its goroutine.
 package guard
 
 import (
@@ -11,21 +11,22 @@ import (
 	"slices"
 )
 
-// AtOnce is how many calls of a signer or a callback may usually run at the same time. Parallel TLS
-// handshakes need several, but each call may hang, so there must be few.
+// AtOnce is the usual limit for the calls of a signer or a callback that run at the same time.
+// Parallel TLS handshakes need several calls, but each call may hang, so there must be few.
 const AtOnce = 4
 
-// Calls bounds how many calls of one function run at a time. Each function has its own Calls.
+// Calls limits how many calls of one function run at a time. Each function has its own Calls.
 type Calls chan struct{}
 
 // NewCalls returns the Calls of a function that may run in atOnce goroutines at a time.
 func NewCalls(atOnce int) Calls { return make(Calls, atOnce) }
 
-// ErrLate is wrapped by the error for a function that is late.
+// ErrLate is wrapped by the error for a function that does not return in time.
 var ErrLate = errors.New("did not return in time")
 
-// Call returns f's result. It waits for its turn and then for f until ctx ends, but f goes on and
-// keeps its turn until it returns. The name is that of f, in errors and in the log.
+// Call returns f's result. It waits for a free slot in calls and then for f. If ctx ends first, Call
+// fails with ErrLate, and f, once started, occupies its slot until f returns. Errors and the log
+// refer to f by the given name.
 func Call[T any](ctx context.Context, calls Calls, name string, log *slog.Logger, f func() (T, error)) (result T, err error) {
 	late := fmt.Errorf("%s %w", name, ErrLate)
 	select {
@@ -50,8 +51,8 @@ func Call[T any](ctx context.Context, calls Calls, name string, log *slog.Logger
 	}
 }
 
-// Go calls f in a new goroutine, and then done with f's result, or with an error if f panicked or
-// ended its goroutine.
+// Go calls f in a new goroutine. There it then calls the function done with f's result, or with an
+// error if f panicked or ended its goroutine.
 func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, error)) {
 	go func() {
 		var result T
@@ -67,15 +68,15 @@ func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, 
 	}()
 }
 
-// A Handler calls To in a new goroutine for each record, because To may block, panic, or call the
-// very code that it logs for. Attributes of Logger.With are put into each record. Groups are not
-// supported.
+// A Handler passes each record to the handler in its field To, in a new goroutine, because that
+// handler may block, panic, or call the very code that it logs for. Attributes of Logger.With are put
+// into each record. Groups are not supported.
 type Handler struct {
 	To    slog.Handler
 	attrs []slog.Attr
 }
 
-// Enabled returns true, because To may only be asked in Handle's goroutine.
+// Enabled returns true, because h.To must be called only in the goroutine that Handle starts.
 func (h Handler) Enabled(context.Context, slog.Level) bool { return true }
 
 func (h Handler) Handle(ctx context.Context, r slog.Record) error {

@@ -1,5 +1,5 @@
-// Package identity knows as whom token requests are made: it has the credentials to use now, and
-// the transport that presents their certificate.
+// Package identity holds the credentials with which token requests are currently made, and the
+// transport that presents their certificate.
 package identity
 
 import (
@@ -19,8 +19,8 @@ import (
 )
 
 // Credentials authenticate a client: a secret, a key, a certificate, or a certificate together with
-// a secret or a key. If there is none of them, the HTTP client presents a certificate itself.
-// Credentials are immutable.
+// a secret or a key. If none is set, the HTTP client presents a certificate itself. Credentials are
+// immutable.
 type Credentials struct {
 	Secret      string
 	Key         *assertion.Key    // nil if there is none
@@ -37,7 +37,7 @@ type Identity struct {
 
 // A Source returns the identity to use now. It is safe for concurrent use.
 type Source struct {
-	fixed   *Identity // nil if get is called instead
+	fixed   *Identity // nil if get supplies the credentials
 	get     func(context.Context) (*Credentials, error)
 	getting guard.Calls
 	log     *slog.Logger
@@ -46,17 +46,17 @@ type Source struct {
 	base    *http.Transport   // to clone for each certificate
 	baseErr error             // why plain cannot be cloned
 
-	newest atomic.Pointer[Identity] // with zero Credentials before get has first succeeded
+	newest atomic.Pointer[Identity] // its Credentials are zero until get succeeds for the first time
 
-	mu       sync.Mutex // guards the following, and changes of newest
+	mu       sync.Mutex // guards the fields below and changes to newest
 	obtained string     // identifies the credentials of the last token, and holds their secret; empty before the first token
-	warned   time.Time  // when earlier credentials were last logged
+	warned   time.Time  // when the use of earlier credentials was last logged
 }
 
-// New returns a Source of the fixed credentials or, if fixed is nil, of what get returns at each
-// call. get must check its result. own is the caller's transport, or nil for
-// http.DefaultTransport. That transport is cloned if a certificate may have to be presented, and New fails if
-// fixed has a certificate and own cannot be cloned.
+// New returns a Source of the fixed credentials. If fixed is nil, the Source calls get each time; get
+// must check the credentials that it returns. own is the caller's transport, or nil for
+// http.DefaultTransport. It is cloned if a certificate may have to be presented. If fixed has a
+// certificate and own cannot be cloned, New fails.
 func New(fixed *Credentials, get func(context.Context) (*Credentials, error), own http.RoundTripper, log *slog.Logger) (s *Source, err error) {
 	s = &Source{get: get, getting: guard.NewCalls(guard.AtOnce), log: log, plain: own}
 	s.newest.Store(&Identity{Credentials: new(Credentials), Transport: s.plain})
@@ -69,12 +69,12 @@ func New(fixed *Credentials, get func(context.Context) (*Credentials, error), ow
 	return s, err
 }
 
-// getTimeout bounds the wait for get. A vault answers in less, and callers may wait.
+// getTimeout bounds the wait for get. A vault answers sooner, and callers may be waiting.
 const getTimeout = 5 * time.Second
 
-// Current returns the identity for an attempt that ends with ctx. It waits for get for half of
-// ctx's time, because the request needs the rest. If get fails, Current returns the newest identity
-// so far; if there is none, it fails.
+// Current returns the identity for an attempt that ends with ctx. It gives get at most half of ctx's
+// remaining time, because the token request needs the rest. If get fails, Current returns the newest
+// identity so far; if there is none, it fails.
 func (s *Source) Current(ctx context.Context) (*Identity, error) {
 	if s.fixed != nil {
 		return s.fixed, nil
@@ -111,8 +111,8 @@ type valueless struct{ context.Context }
 
 func (valueless) Value(any) any { return nil }
 
-// use makes an identity of creds, and makes it the newest. The transport of the identity before it is
-// kept if the certificate is the same. Otherwise the idle connections of that transport are closed.
+// use makes an identity from creds and stores it as the newest. If the certificate is the same, the
+// previous identity's transport is kept. Otherwise the idle connections of that transport are closed.
 func (s *Source) use(creds *Credentials) (*Identity, error) {
 	if creds.Certificate != nil && s.base == nil {
 		way := "set TLSClientAuth instead, and let the HTTP client present it"

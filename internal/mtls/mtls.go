@@ -25,14 +25,14 @@ import (
 
 // A Certificate is a checked client certificate. It is immutable.
 type Certificate struct {
-	tls.Certificate        // with its Leaf
+	tls.Certificate        // its Leaf is set
 	Thumbprint      string // the leaf's x5t#S256 (RFC 8705 §3.1)
 
 	signer crypto.Signer
 }
 
-// tolerance is how far ahead a certificate's NotBefore may be, because clocks differ by minutes. CAs
-// backdate certificates by as much.
+// tolerance is how far ahead a certificate's NotBefore may be, because clocks can differ by minutes.
+// CAs backdate certificates by as much.
 const tolerance = 5 * time.Minute
 
 // New returns a copy of cert, or an error if cert cannot be presented. It calls the key's Public
@@ -65,7 +65,7 @@ func New(cert *tls.Certificate) (*Certificate, error) {
 	return c, nil
 }
 
-// Leaf returns the first certificate of a chain. It is an error if the public key is not the leaf's.
+// Leaf returns the first certificate of a chain. It fails if the public key belongs to a different one.
 func Leaf(chain [][]byte, public crypto.PublicKey) (leaf *x509.Certificate, err error) {
 	for i, der := range chain {
 		cert, err := x509.ParseCertificate(der)
@@ -97,7 +97,7 @@ func (c *Certificate) Valid() error {
 	return nil
 }
 
-// Base returns a clone of rt, for [NewTransport]. The error names the transport needed.
+// Base returns a clone of rt, for [NewTransport]. The error says what kind of transport is needed.
 func Base(rt http.RoundTripper) (*http.Transport, error) {
 	t, ok := rt.(*http.Transport)
 	if !ok || t == nil {
@@ -137,7 +137,7 @@ func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 		presented.PrivateKey = key
 		return &presented, nil
 	}
-	t.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // base's sessions are without the certificate
+	t.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // base's sessions were made without the certificate
 	t.IdleConnTimeout = cmp.Or(t.IdleConnTimeout, maxIdle)
 	// Health checks that were set with x/net's http2.ConfigureTransports cannot be read from base.
 	t.HTTP2 = cmp.Or(t.HTTP2, new(http.HTTP2Config)) // a copy, because base was cloned
@@ -145,8 +145,8 @@ func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 	return t
 }
 
-// clone returns a clone of t sharing no connection with it. An "h2" entry set by hand, as by
-// http2.ConfigureTransport, would share them, so clone drops that entry and enables HTTP/2 anew.
+// clone returns a clone of t with its own connections. An "h2" entry in TLSNextProto, such as
+// http2.ConfigureTransport adds, would share t's connections, so it is dropped and HTTP/2 re-enabled.
 func clone(t *http.Transport) *http.Transport {
 	c := t.Clone()
 	_, byHand := c.TLSNextProto["h2"]
@@ -161,8 +161,8 @@ func clone(t *http.Transport) *http.Transport {
 	return c
 }
 
-// Present makes cert the certificate of all connections from now on. It must have the same
-// leaf as the certificates that were presented before; its key and its chain may differ.
+// Present makes cert the certificate of all connections from now on. cert must have the same leaf as
+// the certificates that were presented before; its key and its chain may differ.
 func (t *Transport) Present(cert *Certificate) {
 	key := &presentedKey{cert, guard.NewCalls(guard.AtOnce), t.log}
 	if before := t.presented.Load(); before != nil && assertion.SameSigner(before.cert.signer, cert.signer) {
@@ -171,8 +171,8 @@ func (t *Transport) Present(cert *Certificate) {
 	t.presented.Store(key)
 }
 
-// signTimeout is less than the time of an attempt in package grant, so that the error can still
-// name the key. net/http ends a handshake by a context of its own.
+// signTimeout is less than the time limit of an attempt in package grant, so that the error can still
+// name the key. The attempt's own context would not help: net/http detaches the handshake from it.
 const signTimeout = 9 * time.Second
 
 // A presentedKey is the key of a presented certificate. Its calls are guarded, because net/http
@@ -189,7 +189,7 @@ func (k *presentedKey) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpt
 	return k.guarded(func() ([]byte, error) { return k.cert.signer.Sign(rand, digest, opts) })
 }
 
-// SignMessage makes presentedKey a crypto.MessageSigner, because the signer may be a crypto.MessageSigner.
+// SignMessage makes presentedKey a crypto.MessageSigner, because the certificate's signer may be one.
 func (k *presentedKey) SignMessage(rand io.Reader, message []byte, opts crypto.SignerOpts) ([]byte, error) {
 	return k.guarded(func() ([]byte, error) { return crypto.SignMessage(k.cert.signer, rand, message, opts) })
 }
@@ -199,7 +199,7 @@ func (k *presentedKey) guarded(sign func() ([]byte, error)) ([]byte, error) {
 	defer cancel()
 	signature, err := guard.Call(ctx, k.calls, "mosaic: the private key of Certificate", k.log, sign)
 	if err != nil {
-		return nil, redact.NewForeign("", err, "") // because crypto/tls calls the Error method, which may panic
+		return nil, redact.NewForeign("", err, "") // crypto/tls calls the Error method, and err's may panic
 	}
 	return signature, nil
 }

@@ -2,7 +2,7 @@
 //
 // A NAT, a firewall or a failover may forget a connection without notice. net/http drops an
 // HTTP/1.1 connection after a request that timed out. But it keeps an HTTP/2 connection, and sends
-// all further requests into it, until the kernel gives up after some 15 minutes.
+// all further requests over it, until the kernel gives up after about 15 minutes.
 package reconnect
 
 import (
@@ -15,39 +15,40 @@ import (
 )
 
 const (
-	// release is how long net/http may need to remove a request that has timed out from its HTTP/2
-	// connection, which is not idle before that. It was seen to take 20 ms.
+	// release is the time that net/http may need to remove a timed-out request from its HTTP/2
+	// connection. Only then is the connection idle. We have seen 20 ms.
 	release = 50 * time.Millisecond
 
-	// minPause must pass before another connection to the same host is given up, because a slow server
-	// must not cost a TLS handshake for each slow reply.
+	// minPause must pass before the next connection to the same host is given up. Without it, a slow
+	// server would cost a TLS handshake for each slow reply.
 	minPause = 5 * time.Second
 )
 
-// A Sender sends requests. Requests that may use different connections to a host, although they use
-// one RoundTripper, must not share a Sender. It is safe for concurrent use, and its zero value is
+// A Sender sends requests. If requests through one RoundTripper can use different connections to the
+// same host, they must not share a Sender. A Sender is safe for concurrent use, and its zero value is
 // ready for use.
 type Sender struct {
-	hosts sync.Map // by the URL's Host, if a connection to it was given up: its *host
+	hosts sync.Map // maps a URL's Host to its *host, once a connection to it has been given up
 }
 
-// A host has had a connection to it given up.
+// A host is a host to which a connection has been given up.
 type host struct {
 	mu    sync.Mutex
 	since time.Time     // when the last connection was given up
 	idle  chan struct{} // closed once the idle connections are closed; nil after the next request
 }
 
-// Send sends req through rt or, if rt is nil, through http.DefaultTransport. As in x/oauth2 that is the
-// default transport at the time of the request, because programs and test tools replace it.
+// Send sends req through rt or, if rt is nil, through http.DefaultTransport. As in x/oauth2, this is
+// the value of http.DefaultTransport at the time of the request, because programs and test tools
+// replace it.
 //
-// If req times out, or its response has status 421, the requests after it get another connection:
-//   - The idle connections of rt are closed. This is enough if no other request hangs on the
-//     connection.
+// If req times out, or its response has status 421, later requests get a new connection:
+//   - The idle connections of rt are closed. This is enough if no other request is still waiting on
+//     the connection.
 //   - The next request to the host has Close set. After that request, net/http does not use its
-//     connection again, whatever else hangs on it.
+//     connection again, even if other requests are still waiting on it.
 //
-// If the caller canceled req, nothing is known about its connection, and it is kept.
+// If the caller canceled req, nothing is known about the connection, so the connection is kept.
 func (s *Sender) Send(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
 	rt = cmp.Or(rt, http.DefaultTransport)
 	if h, ok := s.hosts.Load(req.URL.Host); ok {
@@ -69,15 +70,15 @@ func (s *Sender) Send(rt http.RoundTripper, req *http.Request) (*http.Response, 
 	return res, err
 }
 
-// timedOut reports whether a request failed because its time was over. That may be the time of ctx,
-// or one of the transport's own, such as its ResponseHeaderTimeout.
+// timedOut reports whether a request failed because it ran out of time. The limit may be ctx's
+// deadline or one of the transport's, such as its ResponseHeaderTimeout.
 func timedOut(ctx context.Context, err error) bool {
 	deadline, ok := ctx.Deadline()
 	var t interface{ Timeout() bool }
 	return ok && !time.Now().Before(deadline) || errors.As(err, &t) && t.Timeout()
 }
 
-// next returns nil or, if the next request must set Close, the channel that it must wait for.
+// next returns nil, or the channel that the coming request must wait for before it sets Close.
 func (h *host) next() (idle chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -96,7 +97,7 @@ func (h *host) giveUp(rt http.RoundTripper) {
 	h.since, h.idle = time.Now(), idle
 	time.AfterFunc(release, func() {
 		defer close(idle)
-		defer func() { _ = recover() }() // because nobody could handle a panic of rt here
+		defer func() { _ = recover() }() // nobody could handle a panic of rt here
 		(&http.Client{Transport: rt}).CloseIdleConnections()
 	})
 }

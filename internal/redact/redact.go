@@ -1,7 +1,7 @@
-// Package redact holds the rule for foreign text in errors and logs.
+// Package redact decides which parts of other parties' text may appear in errors and logs.
 //
-// The rule does not decode. If a text has an escape, its rest is withheld, and a run of characters
-// that looks like an encoded secret or a token is replaced. UUIDs, sentences, host names and short
+// Encoded text is not decoded. Everything from the first escape on is withheld. Any run of characters
+// that looks like a token or an encoded secret is replaced. UUIDs, sentences, host names and short
 // links are kept.
 package redact
 
@@ -19,7 +19,7 @@ const (
 	Mark     = "[redacted]" // replaces a part of a text
 	withheld = "[withheld]" // replaces the rest of a text
 
-	// minSecret is the least length, in characters, of a secret that is searched for. A shorter
+	// minSecret is the minimum length, in characters, of the secrets that are searched for. A shorter
 	// secret may occur in a text by chance.
 	minSecret = 8
 
@@ -29,8 +29,8 @@ const (
 // run matches tokens, keys and encoded secrets. Only a match that has a digit is replaced.
 var run = regexp.MustCompile(`[A-Za-z0-9+/=_]{20,}`)
 
-// Peer returns the text of a peer (a server, a proxy, a TLS stack) as it may be shown, on one line
-// of at most max bytes.
+// Peer returns the parts of a peer's text that may be shown, on one line of at most max bytes. A peer
+// is a server, a proxy or a TLS stack.
 func Peer(text, secret string, max int) string {
 	text = strings.ToValidUTF8(Cut(strings.TrimSpace(text), maxRead), "\x00")
 	text = run.ReplaceAllStringFunc(plain(hide(text, secret)), func(s string) string {
@@ -42,9 +42,9 @@ func Peer(text, secret string, max int) string {
 	return Cut(text, max)
 }
 
-// plain returns the beginning of text, up to its first line end or before the word with the first
-// character that is not printable or begins an escape. After a Mark, even the words before that
-// character are withheld, because a secret with a space may continue there.
+// plain cuts text off at the first character that is unprintable or begins an escape. Unless that is
+// a line end, it also drops the beginning of the same word. If there is a Mark before the character,
+// it drops everything after the Mark, because the rest of a secret with spaces may follow there.
 func plain(text string) string {
 	end := strings.IndexFunc(text, func(r rune) bool {
 		return !unicode.IsPrint(r) || strings.ContainsRune(`\%&`, r) // escapes of strings, forms and HTML
@@ -61,25 +61,25 @@ func plain(text string) string {
 	return strings.TrimSpace(strings.TrimSpace(shown) + " " + withheld)
 }
 
-// Own returns a text that does not come from a peer, on one line of at most max bytes and without the
-// secret.
+// Own puts text on one line of at most max bytes and hides the secret in it. It is for text that does
+// not come from a peer.
 func Own(text, secret string, max int) string {
 	return Cut(hide(oneLine(text), oneLine(secret)), max)
 }
 
-// oneLine puts a space in place of each run of unprintable characters, such as line ends.
+// oneLine replaces each run of unprintable characters, such as line ends, with a space.
 func oneLine(text string) string {
 	words := strings.FieldsFunc(strings.ToValidUTF8(text, "\n"), func(r rune) bool { return !unicode.IsPrint(r) })
 	return strings.Join(words, " ")
 }
 
-// A Foreign is an error of foreign code on the caller's side: a signer, a callback or a file. Its
+// A Foreign is an error from something that the caller supplied: a signer, a callback or a file. Its
 // text is one line without the secret. The text is computed when the Foreign is made, because the
-// Error method of foreign code may panic.
+// original's Error method may panic.
 //
-// errors.Is finds everything in a Foreign except the end of a context, which would pass for the end
-// of the caller's context. errors.As finds everything except a RetrieveError, which would pass for
-// the token endpoint's.
+// errors.Is finds everything in a Foreign except context errors, which could be mistaken for those of
+// the caller's context. errors.As finds everything except a RetrieveError, which could be mistaken
+// for a reply of the token endpoint.
 type Foreign struct {
 	text string
 	err  error
@@ -114,9 +114,9 @@ func RequestID(value, secret string) string {
 	return ""
 }
 
-// userInfo matches the user information of a URL, which may have spaces. If net/url cannot parse the
-// URL, the user information may also have slashes, the URL may be cut off at a # in the password, and a
-// part of the password may be named as the port.
+// userInfo matches the user information of a URL, which may contain spaces. If net/url cannot parse
+// the URL, the user information may also contain slashes, the URL may be cut off at a # in the
+// password, and a part of the password may be reported as the port.
 var userInfo = regexp.MustCompile(`((?:parse|address) "\w+://)[^"]*(@)|(://)[^/"]*(@)|` +
 	`(invalid port ":)[^"]*|(://)[^/"@:\[ ]*:[^ :/"@\\]*[^0-9 :/"@\\][^/"@\\]*`)
 

@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// A Failure is a fetch's error with advice on the next fetch.
+// A Failure is the error of a fetch, with advice on the next fetch.
 type Failure interface {
 	error
 	Refused() bool             // the next request will be refused, too
-	RetryAfter() time.Duration // as the endpoint asked; zero if it did not ask
+	RetryAfter() time.Duration // the wait that the endpoint asked for; zero if it asked for none
 }
 
 const (
 	firstPause = time.Second
 
 	// While there is a good token nobody waits, so pauses may grow to a minute: a one-hour token
-	// leaves 20 minutes for retries. Without a good token every call fails, so requests follow each
-	// other closely, unless they are refused, because then a person has to act.
+	// leaves 20 minutes for retries. Without a good token every call fails, so pauses are short. They
+	// may be longer after a refusal, because somebody has to act first.
 	maxPauseGood      = time.Minute
 	maxPauseTransient = 2 * time.Second
 	maxPauseRefused   = 30 * time.Second
@@ -32,10 +32,10 @@ const (
 // succeeded.
 type outage struct {
 	failures int
-	dead     int           // failures that began without a good token
+	dead     int           // failed requests that began without a good token
 	since    time.Time     // when the first failure ended
 	warned   time.Time     // when a failure was last logged; zero if none was
-	err      error         // of the last failure
+	err      error         // from the last failure
 	pause    time.Duration // the last pause, before jitter and without a Retry-After
 	renewAt  time.Time     // until then, no renewal begins
 	callAt   time.Time     // until then, calls without a good token get err
@@ -69,18 +69,18 @@ func (o outage) failed(err error, renewal bool, left time.Duration, now time.Tim
 	jittered := o.pause*3/4 + rand.N(o.pause/2+1)
 	o.renewAt = now.Add(max(jittered, retryAfter))
 	o.callAt = o.renewAt
-	if renewal { // once the token has ended, only a Retry-After keeps calls waiting
+	if renewal { // once the token has ended, only a Retry-After delays the next request
 		o.callAt = now.Add(retryAfter)
 	}
 	return o
 }
 
-// longer returns the pause that follows a pause of last.
+// longer returns twice the last pause, but at least firstPause and at most limit.
 func longer(last, limit time.Duration) time.Duration {
 	return min(max(2*last, firstPause), limit)
 }
 
-// attrs returns the attributes of the record that ends the outage, or nil if there was none.
+// attrs returns the attributes to log when the outage ends, or nil if there was no outage.
 func (o outage) attrs(now time.Time) []any {
 	if o.failures == 0 {
 		return nil

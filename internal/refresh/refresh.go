@@ -7,7 +7,7 @@
 //	0                      3/5 … 2/3           10 s or 10 %   end
 //
 // When a token is due, it is renewed in the background and still served. In the margin, calls wait
-// for the renewal, unless requests are failing; then the token is served to its end.
+// for the renewal. While requests are failing, the token is served until its end.
 package refresh
 
 import (
@@ -31,10 +31,10 @@ import (
 // A Token is the result of a fetch. It is immutable and shared.
 type Token struct {
 	oauth2.Token                    // its Expiry has no monotonic reading
-	Authorization string            // the value of the header
+	Authorization string            // the value of the Authorization header
 	Sent          time.Time         // when the token was requested, with a monotonic reading
 	Lifetime      time.Duration     // counted from Sent
-	Via           http.RoundTripper // must send the requests with this token; if nil, any transport may
+	Via           http.RoundTripper // sends the requests with this token; if nil, any transport may
 }
 
 // left returns the rest of the token's life, by the wall clock or by the elapsed time, whichever is
@@ -44,24 +44,24 @@ func (t *Token) left(now time.Time) time.Duration {
 }
 
 const (
-	// Attempts is how often a request that callers are waiting for is tried. After two failures in a
-	// row, a request is tried once.
+	// Attempts is the number of times a request is tried while callers are waiting for it. After two
+	// failures in a row, a request is tried once.
 	Attempts = 3
 
-	// maxMargin covers the time that a request with the token takes, and clocks that differ by some
-	// seconds. x/oauth2 uses the same margin.
+	// maxMargin allows for the time that a request with the token takes, and for a few seconds of
+	// clock skew. x/oauth2 uses the same margin.
 	maxMargin = 10 * time.Second
 
-	// minAge is the least age of a token that Replace renews. A 401 for a younger token has another
-	// cause, so renewing would not help.
+	// minAge is the minimum age of a token that Replace renews. A 401 for a younger token has some
+	// other cause, so renewing would not help.
 	minAge = 10 * time.Second
 
-	// replaceEvery is the least time between two renewals for a 401, because some paths answer 401
+	// replaceEvery is the minimum time between two renewals after a 401, because some paths answer 401
 	// to every token.
 	replaceEvery = time.Minute
 )
 
-// A Source is a cached token and its renewal. It is safe for concurrent use, occupies no goroutine
+// A Source caches a token and renews it. It is safe for concurrent use, occupies no goroutine
 // between requests, and needs no Close.
 type Source struct {
 	fetch   func(ctx context.Context, attempts int) (*Token, error)
@@ -69,7 +69,7 @@ type Source struct {
 	timer   *time.Timer // begins the renewal of the current token, or retries it
 	current atomic.Pointer[entry]
 
-	mu       sync.Mutex // guards the following fields; not held while foreign code runs
+	mu       sync.Mutex // guards the fields below; not held while user-supplied code runs
 	inflight *request   // nil if there is none
 	outage   outage
 	replaced time.Time // when Replace last began a request
@@ -79,13 +79,13 @@ type Source struct {
 type entry struct {
 	*Token
 	due    time.Duration // a renewal begins this long before the end
-	margin time.Duration // callers count the token as expired this long before the end
+	margin time.Duration // callers treat the token as expired this long before the end
 	used   atomic.Bool
 }
 
 // take returns the token and marks it as used.
 func (e *entry) take() *Token {
-	if !e.used.Load() { // because calls that all store would contend for the cache line
+	if !e.used.Load() { // if every call stored, calls would contend for the cache line
 		e.used.Store(true)
 	}
 	return e.Token
@@ -97,14 +97,13 @@ type request struct {
 	done    chan struct{}
 	renewal bool // there was a good token when the request began
 
-	// One of the two is set before done is closed.
+	// Either result or err is set before done is closed.
 	result *entry
 	err    error
 }
 
 // New returns a Source. fetch makes a token request in at most the given number of attempts, and
-// returns in bounded time or when its context ends. The log must not block, so its handler is a
-// guard.Handler.
+// returns in bounded time or when its context ends. log must not block: give it a guard.Handler.
 func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slog.Logger) *Source {
 	s := &Source{fetch: fetch, log: log}
 	weakly := weak.Make(s) // so that a dropped source is collected while its timer is running
@@ -119,7 +118,7 @@ func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slo
 	return s
 }
 
-// Token returns the current token. If there is no good token, it waits for a request until ctx ends.
+// Token returns the current token. If there is no good token, it waits until a request or ctx ends.
 func (s *Source) Token(ctx context.Context) (*Token, error) {
 	if e := s.current.Load(); e != nil {
 		if left := e.left(time.Now()); left > e.margin {
@@ -132,8 +131,8 @@ func (s *Source) Token(ctx context.Context) (*Token, error) {
 	return s.wait(ctx)
 }
 
-// renew begins a request if e is current and due, unless requests are paused; the timer begins it
-// when the pause ends.
+// renew begins a request if e is current and due. While requests are paused it does nothing: the
+// timer begins the request when the pause ends.
 func (s *Source) renew(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,9 +188,9 @@ func (s *Source) wait(ctx context.Context) (*Token, error) {
 // A waitError says that the caller's context ended the wait for a token. It is a net.Error, because
 // code that retries looks for a net.Error.
 type waitError struct {
-	cause   error  // the context's
+	cause   error  // from the context
 	request string // how long the request has been running; empty if there was none
-	failure error  // of the previous request; nil if it did not fail
+	failure error  // from the previous request; nil if that did not fail
 }
 
 func (e waitError) Error() string {
@@ -212,7 +211,7 @@ func (s *Source) join() *request {
 	}
 	r := &request{begun: time.Now(), done: make(chan struct{})}
 	s.inflight = r
-	bound := time.Hour // a fetch ends earlier by itself
+	bound := time.Hour // never reached: a fetch ends sooner on its own
 	if e := s.current.Load(); e != nil {
 		left := e.left(r.begun)
 		r.renewal = left > 0
@@ -231,7 +230,7 @@ func (s *Source) join() *request {
 	guard.Go("mosaic: token request", s.log, func() (*Token, error) {
 		defer cancel()
 		tok, err := s.fetch(ctx, attempts)
-		if err != nil && ctx.Err() != nil { // must not look like the end of a caller's context
+		if err != nil && ctx.Err() != nil { // ctx's error would look like that of a caller's context
 			err = errors.New("mosaic: token request without a reply at the token's end")
 		}
 		return tok, err
@@ -264,7 +263,7 @@ func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	s.timer.Reset(tok.left(now) - r.result.due)
 }
 
-// LogObtained logs a new token at debug or, after failures, at info with the attrs of the failures.
+// LogObtained logs a new token at debug or, with attrs that describe earlier failures, at info.
 func (t *Token) LogObtained(log *slog.Logger, took time.Duration, attrs ...any) {
 	level := slog.LevelDebug
 	if len(attrs) > 0 {
@@ -284,7 +283,7 @@ func (s *Source) fail(r *request, err error, now time.Time) {
 	s.outage = s.outage.failed(err, r.renewal, left, now)
 	attrs := []any{"error", err, "took", now.Sub(r.begun), "failures", s.outage.failures}
 	if e != nil {
-		retry := max(s.outage.renewAt.Sub(now), left-e.due) // a request of Replace may fail before the token is due
+		retry := max(s.outage.renewAt.Sub(now), left-e.due) // a request begun by Replace may fail before the token is due
 		s.timer.Reset(retry)
 		if retry < left {
 			attrs = append(attrs, "retry_in", retry.Round(time.Millisecond))
@@ -322,7 +321,7 @@ func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 // Invalidate drops the token if it is the current one. If a request is in flight, the next call
-// waits for its token, because the endpoint issues a new token each time.
+// waits for that request's token, because the endpoint issues a new token each time.
 func (s *Source) Invalidate(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

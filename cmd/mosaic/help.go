@@ -43,9 +43,9 @@ any client ID.
 
 mosaic check prints a line for each of these: the configuration, the connection, the clock, a token for
 the default audience and for each service, the permissions, the key, and the certificate. Each line
-begins with ✓, or with ✗ if something is wrong. A line with ✗ then says what to do. The exit status is
-1 if the configuration is wrong or if there is no token for the default audience. It is 0 after any
-other ✗, even if there is no token for MOSAIC_RESOURCE.
+begins with ✓, or with ✗ if something is wrong. A line with ✗ says what is wrong, or why nothing was
+checked. The exit status is 1 if the configuration is wrong or if there is no token for the default
+audience. It is 0 after any other ✗, even if there is no token for MOSAIC_RESOURCE.
 
 mosaic version, or mosaic -version, prints the version, the revision if the command was built in a
 checkout, the version of Go, and whether Go's FIPS 140 mode is on.

@@ -27,7 +27,7 @@ func TestForeignCodeEndsNeitherTheProcessNorTheSource(t *testing.T) {
 		says   string
 		places string
 	}{
-		{"panic", func(*mosaic.TokenSource) { panic(poison) }, 2 * time.Second, "panicked (its stack is in the log)", "transport"},
+		{"panic", func(*mosaic.TokenSource) { panic(poison) }, 2 * time.Second, "panicked (its stack is logged if Logger is set)", "transport"},
 		{"Goexit", func(*mosaic.TokenSource) { runtime.Goexit() }, 2 * time.Second, "ended its goroutine (runtime.Goexit)", "transport"},
 		{"ask the same source for a token", func(src *mosaic.TokenSource) { src.Token() }, 30 * time.Second, "did not return in time", "signer GetCredentials"},
 	} {

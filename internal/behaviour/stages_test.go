@@ -96,6 +96,26 @@ func TestAConnectionThatBreaksRightAfterItsHandshakeMayLackACertificate(t *testi
 	wantError(t, transport(unchanged, kit.RoundTripper(later))(t), required)
 }
 
+func TestWithoutTLSNobodyRequiresACertificate(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = conn.(*net.TCPConn).SetLinger(0) // so that Close resets the connection
+		conn.Close()
+	}))
+	defer srv.Close()
+	plain := func(url string, rt http.RoundTripper) error {
+		_, err := with(func(c *mosaic.Config) { c.Endpoint = mosaic.Endpoint(url) }).Token(kit.Over(t.Context(), rt))
+		return err
+	}
+	wantError(t, plain(srv.URL, srv.Client().Transport), `connection reset by peer": a fault on Mosaic's side, or on the way there`)
+	page := &kit.Stub{Replies: []string{kit.Reply("400 Bad Request", "Content-Type: text/html\r\nServer: squid", "<html>")}}
+	wantError(t, plain("http://localhost", page), "400 Bad Request, server squid: an HTML page: does a proxy or a firewall answer in Mosaic's place?")
+}
+
 func TestATimeoutOfTheTransportIsATimeout(t *testing.T) {
 	silent := func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()

@@ -107,6 +107,7 @@ func dialing(err error) *http.Transport {
 type instrumented struct{ http.RoundTripper }
 
 func noReply(r *http.Request) (*http.Response, error) {
+	httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{Reused: true})
 	<-r.Context().Done()
 	return nil, r.Context().Err()
 }
@@ -329,7 +330,7 @@ var sections = []section{
 			_, err := with(func(c *mosaic.Config) { c.Endpoint = "http://localhost" }).Token(kit.Over(t.Context(), rt))
 			return errors.New(strings.Replace(err.Error(), "http://localhost", string(mosaic.EU), 1))
 		}, ` (3 attempts): "net/http: HTTP/1.x transport connection broken: malformed HTTP response [withheld]": the server speaks HTTP/2, and the HTTP client's transport does not: remove h2 from its NextProtos`, ``},
-		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time`, `An attempt may take ten seconds, and all attempts together 30 seconds. Mosaic, or something on the way to it, is slow.`},
+		{"no reply", transport(unchanged, kit.RoundTripper(noReply)), ` (3 attempts): no reply in time: a fault on Mosaic's side, or on the way there`, `An attempt may take ten seconds, and all attempts together 30 seconds. Mosaic, or something on the way to it, is slow.`},
 		{"the HTTP client's Timeout", func(t *testing.T) error {
 			_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, &http.Client{Transport: kit.RoundTripper(noReply), Timeout: 5 * time.Second}))
 			return err
@@ -340,8 +341,8 @@ var sections = []section{
 			_, err := with(unchanged).Token(ctx)
 			return err
 		}, `: context deadline exceeded: no reply in time`, `The deadline of the call's context came before the reply. Give the context more time.`},
-		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF"`, `The connection broke in every attempt. Look at the proxies and firewalls on the way.`},
-		{"a closed connection", reply(unchanged, ""), ` (3 attempts): "unexpected EOF"`, `The connection was closed before a reply came. Look at the proxies and firewalls on the way.`},
+		{"a broken reply", status("200 OK", "Content-Length: 99", "{"), ` (3 attempts): the reply broke off: "unexpected EOF": a fault on Mosaic's side, or on the way there`, `The connection broke in every attempt. Look at the proxies and firewalls on the way.`},
+		{"a closed connection", reply(unchanged, ""), ` (3 attempts): the connection was closed before a reply came: a fault on Mosaic's side, or on the way there`, `Look at the proxies and firewalls on the way.`},
 		{"HTML with 200", status("200 OK", "Content-Type: text/html\r\nServer: captive", "<html>"), `: the reply (200 OK, server captive) is not a token response (RFC 6749 §5.1): an HTML page: does a proxy or a firewall answer in Mosaic's place?`, ``},
 		{"no token", status("200 OK", jsonType, `{}`), `: the reply (200 OK) is not a token response (RFC 6749 §5.1): "oauth2: server response missing access_token"`, `Endpoint is not Mosaic's, or something on the way answers in Mosaic's place.`},
 		{"an empty reply", status("204 No Content", "", ""), `: the reply (204 No Content) is not a token response (RFC 6749 §5.1): "oauth2: cannot parse json: unexpected end of JSON input"`, ``},
@@ -349,7 +350,7 @@ var sections = []section{
 		{"a token with a space", tokenReply("a b", `"expires_in":60`), `: the reply (200 OK) holds no usable token: it holds characters that no Bearer token may have (RFC 6750 §2.1)`, `Mosaic's tokens are JWTs, which have no such characters. Check that it is Mosaic that answers.`},
 		{"a long token", tokenReply(strings.Repeat("a", 16385), `"expires_in":60`), `: the reply (200 OK) holds no usable token: it has 16385 bytes, more than any header takes`, ``},
 		{"no end", tokenReply("opaque", ""), `: the reply (200 OK) holds no usable token: the token has no usable exp claim, and the reply no usable expires_in`, `Mosaic's tokens are JWTs with an exp claim. Check that it is Mosaic that answers.`},
-		{"an end too far", tokenReply("opaque", `"expires_in":2147483647`), `: the reply (200 OK) holds no usable token: the token would end 596523h14m7s after the request, in a reply that took 0s: no such lifetime can be true`, `Check the clocks of both sides, and that nothing on the way changes replies.`},
+		{"an end too far", tokenReply("opaque", `"expires_in":2147483647`), `: the reply (200 OK) holds no usable token: the token would end at 2068-01-19T03:14:07Z, and the reply came at 2000-01-01T00:00:00Z: no such lifetime can be true`, `Check the clocks of both sides, and that nothing on the way changes replies.`},
 	}},
 	{"TLS and certificates", "", failed, []text{
 		{"an unknown authority", transport(unchanged, failing(&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})), `: the server's certificate does not verify ("tls: failed to verify certificate: x509: certificate signed by unknown authority"): check Endpoint, the local clock, and whether a proxy terminates TLS here`, `The local clock may be wrong, the container image may lack the system's CAs, or a proxy may terminate TLS with a certificate from a CA that the HTTP client does not trust. See [Your own CA](operations.md#your-own-ca).`},
@@ -373,7 +374,7 @@ var sections = []section{
 	{"Keys and GetCredentials", "", failed, []text{
 		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text after "could not sign" is the error of your signer.`},
 		{"a signer that hangs", reply(key(func() error { time.Sleep(time.Hour); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey did not return in time`, `The KMS or the HSM did not answer within ten seconds.`},
-		{"a signer that panics", reply(key(func() error { panic("x") }), ""), ` (3 attempts): no client assertion: PrivateKey panicked (its stack is in the log)`, ``},
+		{"a signer that panics", reply(key(func() error { panic("x") }), ""), ` (3 attempts): no client assertion: PrivateKey panicked (its stack is logged if Logger is set)`, ``},
 		{"a signer that ends its goroutine", reply(key(func() error { runtime.Goexit(); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey ended its goroutine (runtime.Goexit)`, ``},
 		{"another key behind the name", reply(func(c *mosaic.Config) {
 			c.ClientSecret, c.PrivateKey = "", otherKey{kit.EC(), &another.PublicKey}
@@ -453,7 +454,7 @@ var sections = []section{
 		{"a panic of the transport", func(t *testing.T) error {
 			_, err := with(unchanged).TokenSource(kit.Over(t.Context(), kit.RoundTripper(func(*http.Request) (*http.Response, error) { panic("x") }))).Token()
 			return err
-		}, `token request panicked (its stack is in the log)`, `The HTTP client's transport panicked. If Logger is set, a log record has the stack.`},
+		}, `token request panicked (its stack is logged if Logger is set)`, `The HTTP client's transport panicked. If Logger is set, a log record has the stack.`},
 		{"no JWT", func(*testing.T) error {
 			_, err := mosaic.ParseClaims(&oauth2.Token{AccessToken: "opaque"})
 			return err

@@ -56,8 +56,8 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 	if len(ends) == 0 {
 		return time.Time{}, 0, errors.New("the token has no usable exp claim, and the reply no usable expires_in")
 	}
-	return time.Time{}, 0, fmt.Errorf("the token would end %s after the request, in a reply that took %s: no such lifetime can be true",
-		ends[0].Sub(sent).Round(time.Millisecond), received.Sub(sent).Round(time.Millisecond))
+	return time.Time{}, 0, fmt.Errorf("the token would end at %s, and the reply came at %s: no such lifetime can be true",
+		ends[0].UTC().Format(time.RFC3339), received.UTC().Format(time.RFC3339))
 }
 
 // candidates returns the possible ends of the token, the best first. If Date agrees with the local

@@ -180,7 +180,7 @@ func (a *attempt) explainBreak(e *Error, raw string) {
 	case a.id.Certificate.Valid() != nil: // it may have expired while a connection stayed open
 		e.hint = a.id.Certificate.Valid().Error()
 	case a.presents() && (closed || broke || op == "remote error"),
-		op == "remote error" && wantsCertificate.MatchString(raw), broke && a.progress.fresh.Load():
+		op == "remote error" && wantsCertificate.MatchString(raw), broke && a.progress.fresh.Load() && a.overTLS():
 		e.hint = a.hintCertificate()
 	}
 }
@@ -194,6 +194,8 @@ func opOf(err error) string {
 
 // presents reports whether a client certificate is presented, by us or by the HTTP client itself.
 func (a *attempt) presents() bool { return a.id.Via != nil || a.url == a.client.MTLSURL }
+
+func (a *attempt) overTLS() bool { return strings.HasPrefix(a.url, "https:") }
 
 // hintCertificate returns the advice if the server may have refused or required a client certificate.
 func (a *attempt) hintCertificate() string {
@@ -287,7 +289,7 @@ func (a *attempt) hint(code string) string {
 		return hintLimit
 	case status >= 500:
 		return hintFault
-	case a.exchange.isPage() && status != http.StatusBadRequest:
+	case a.exchange.isPage() && (status != http.StatusBadRequest || !a.overTLS() && !a.presents()):
 		return hintHTML
 	case a.exchange.isPage(): // nginx answers 400 if it refuses a client certificate, or requires one
 		return a.hintCertificate()

@@ -63,6 +63,9 @@ func (c *Client) Token(caller context.Context, resource string, attempts int) (*
 		}
 		failure.attempts = n
 		if failure.ended = ended(caller); failure.ended != nil {
+			if failure.hint == hintFault { // the caller's time was up, which is nobody else's fault
+				failure.hint = ""
+			}
 			return nil, failure
 		}
 		if failure.redated && !redated {

@@ -59,7 +59,7 @@ func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, 
 		err := errors.New(name + " ended its goroutine (runtime.Goexit)")
 		defer func() {
 			if recover() != nil { // the value may hold a secret
-				err = errors.New(name + " panicked (its stack is in the log)")
+				err = errors.New(name + " panicked (its stack is logged if Logger is set)")
 				log.Error(name+" panicked", "stack", string(debug.Stack()))
 			}
 			done(result, err)

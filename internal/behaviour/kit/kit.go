@@ -171,12 +171,18 @@ func (s *Stub) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent = append(s.sent, Sent{r.Method, r.URL.String(), string(body), r.Header.Clone(), time.Now()})
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{Reused: true})
+	}
 	reply := ""
 	if len(s.Replies) > 0 {
 		reply = s.Replies[0]
 	}
 	if len(s.Replies) > 1 {
 		s.Replies = s.Replies[1:]
+	}
+	if reply == "" {
+		return nil, io.EOF
 	}
 	return http.ReadResponse(bufio.NewReader(strings.NewReader(reply)), r)
 }

@@ -36,7 +36,7 @@ var endpointNames = map[string]Endpoint{"sandbox": Sandbox, "sbx": Sandbox, "us"
 const endpointWanted = `want "sandbox", "us", "eu", "ca", "au", or the base URL of a custom domain such as "https://login.acme.com"`
 
 // ParseEndpoint returns the Endpoint named by s: a region ("sandbox" or "sbx", "us", "eu", "ca",
-// "au", in any case), a base URL ("https://login.acme.com", with or without a slash at its end) or
+// "au", in any case), a base URL ("https://login.acme.com", with or without a trailing slash) or
 // a bare custom domain ("login.acme.com"). The result is in lower case and without a default port.
 //
 // If s is anything else, the error quotes s, with any password masked. A URL must be https, unless
@@ -101,8 +101,8 @@ func isHostPort(s string) bool {
 	return (m[1][0] != '[' || ip.Is6()) && port < 1<<16
 }
 
-// isLoopback reports whether a request to host, in lower case, stays on this machine. No name is
-// looked up, so the only name that counts is "localhost" (RFC 6761 §6.3).
+// isLoopback reports whether a request to host stays on this machine. The host must be in lower case.
+// No name is looked up, so the only name that counts is "localhost" (RFC 6761 §6.3).
 func isLoopback(host string) bool {
 	ip, _ := netip.ParseAddr(host) // a name gives the zero Addr, which is not loopback
 	return host == "localhost" || ip.IsLoopback()

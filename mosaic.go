@@ -33,7 +33,7 @@
 //
 // A token expires at the time in its exp claim, even if the local clock is wrong. It is treated as
 // expired for its last ten seconds, or for the last 10% of a lifetime under 100 seconds. While token
-// requests are failing, it is used to its very end.
+// requests are failing, it is used until it actually expires.
 //
 // If a request fails and no valid token is left, the next call tries again. After a second failure,
 // the package pauses between requests: for a second or two, or for up to about 30 seconds if the
@@ -42,21 +42,22 @@
 //
 // # Errors
 //
-// The text of an error is one line that begins with "mosaic: ". For the requests of a client,
-// net/http puts the method and the URL in front of it. [errors.As] and [errors.Is] find
+// An error message is one line that begins with "mosaic: ". For requests made through a client,
+// net/http prepends the method and URL. [errors.As] and [errors.Is] find
 //   - an [oauth2.RetrieveError], if the token endpoint refused the request. It has the error code of
 //     RFC 6749 §5.2, if there was one. Its Body and headers have only the parts that are safe to show.
 //   - a [net.Error], for every token request that failed
-//   - the error of the caller's context, if that context ended
-//   - the errors that an error of the HTTP client's transport wraps, such as syscall.ECONNREFUSED.
-//     Only errors.Is finds them: errors.As would expose their texts, which may hold a secret.
+//   - the error from the caller's context, if that context ended
+//   - any error wrapped by the one that the HTTP client's transport returned, such as
+//     syscall.ECONNREFUSED. Only errors.Is finds it, because errors.As would expose its message,
+//     which may contain a secret.
 //
 // # Logs
 //
 // The messages and keys of the records that Config.Logger receives are stable, so a handler can
 // count them. Each record has client_id and endpoint. The records "token obtained" and "token
 // request failed" also have resource, which is "default" if no resource was requested. Durations
-// are values of kind slog.KindDuration. No record holds the path or the query of a request.
+// are values of kind slog.KindDuration. No record contains the path or query of a request.
 //
 //	DEBUG mosaic: token obtained                           lifetime, took
 //	INFO  mosaic: token obtained                           lifetime, took, failures, failing_for, if requests had failed
@@ -95,10 +96,11 @@
 //
 // # Compatibility
 //
-// The following is stable, and changes only as the changelog says: the exported API of this package
-// and of mosaictest, the messages and keys of log records, the types that errors.As and errors.Is
-// find in an error, and the verbs, output and exit statuses of the command. The texts of errors are
-// for people. They may change in any version, so a program must not compare or search them.
+// The following are stable, and any change to them is announced in the changelog: the exported API of
+// this package and of mosaictest, the messages and keys of log records, the types that errors.As and
+// errors.Is find in an error, and the verbs, output and exit statuses of the mosaic command. Error
+// messages are for people. They may change in any version, so a program must not compare or search
+// them.
 package mosaic
 
 import (
@@ -157,7 +159,7 @@ type Config struct {
 	// ClientID is the application's client ID. It is required.
 	ClientID string
 
-	// ClientSecret is the application's client secret, which is sent in the form
+	// ClientSecret is the application's client secret. It is sent in the request body
 	// (client_secret_post).
 	//
 	// Unless GetCredentials or TLSClientAuth is set, one of ClientSecret, PrivateKey and Certificate
@@ -174,7 +176,7 @@ type Config struct {
 	Resource Resource
 
 	// PrivateKey signs client assertions in place of a secret (private_key_jwt, RFC 7523). It may be
-	// any crypto.Signer, for example that of a KMS. Its public key must be an *rsa.PublicKey of at
+	// any crypto.Signer, such as one backed by a KMS. Its public key must be an *rsa.PublicKey of at
 	// least 2048 bits, an *ecdsa.PublicKey on P-256 or an ed25519.PublicKey. A call to Sign may take
 	// up to ten seconds.
 	PrivateKey crypto.Signer
@@ -199,8 +201,8 @@ type Config struct {
 	// signing key, the issuer is the application's domain. A token's iss claim names the issuer.
 	AssertionAudience string
 
-	// Certificate is presented in the TLS handshake (RFC 8705) with the token endpoint and, by
-	// Client, with the APIs. An HTTPS proxy that requests a client certificate gets it, too.
+	// Certificate is presented in TLS handshakes (RFC 8705) with the token endpoint. Client also
+	// presents it to the APIs. An HTTPS proxy that requests a client certificate gets it, too.
 	//
 	// If Certificate is set alone, it authenticates the client (tls_client_auth or
 	// self_signed_tls_client_auth). Together with a secret or a key, it only binds the tokens to the
@@ -230,10 +232,10 @@ type Config struct {
 	// goroutines.
 	GetCredentials func(context.Context) (Credentials, error)
 
-	// TLSClientAuth says that the context's HTTP client presents the certificate itself. No other
-	// credentials may be set with it. It is for a transport that cannot be cloned for Certificate,
-	// for example because it is instrumented. After you replace that client's certificate, call its
-	// CloseIdleConnections.
+	// TLSClientAuth says that the HTTP client in the context passed to Client, TokenSource or Token
+	// (see [oauth2.HTTPClient]) presents the certificate itself. No other credentials may be set. Use
+	// TLSClientAuth if that client's transport cannot be cloned for Certificate, for example because
+	// it is instrumented. After you replace the client's certificate, call its CloseIdleConnections.
 	TLSClientAuth bool
 
 	// Hosts lists additional hosts, with or without a port, to which Client sends tokens over https.
@@ -277,12 +279,12 @@ type Config struct {
 // connection that the token request needs.
 //
 // If a request times out or gets a 421, the next request to that host uses a different connection.
-// For this, the client closes the transport's idle connections, at most once every five seconds per
-// host.
+// To achieve this, the client closes the transport's idle connections, at most once every five
+// seconds per host.
 //
 // The client takes its timeout, cookie jar, redirect policy and transport from the HTTP client in ctx
 // (see [oauth2.HTTPClient]). If Certificate is set, the transport is cloned. The client uses nothing
-// else in ctx. If c is invalid, every request returns the error of [Config.Validate].
+// else in ctx. If c is invalid, every request returns the error from [Config.Validate].
 //
 // The client is safe for concurrent use. Change its fields only before its first use. Its Transport
 // may be wrapped, but must not be replaced, because only that Transport adds tokens.
@@ -300,7 +302,7 @@ func (c *Config) Client(ctx context.Context) *http.Client {
 		}
 	}
 	client.Transport = &bearer.Transport{
-		Plain:  client.Transport, // the context's
+		Plain:  client.Transport, // from ctx
 		Own:    w.identity.Transport,
 		Knows:  w.conf.origins().has,
 		Source: func(u *url.URL) *refresh.Source { return cmp.Or(bySegment[segmentOf(u)], source) },
@@ -324,7 +326,7 @@ func (i invalid) RoundTrip(req *http.Request) (*http.Response, error) {
 //
 // Only the HTTP client in ctx is used (see [oauth2.HTTPClient]); canceling ctx does not stop the
 // source. That client's transport must abort a request when the request's context is done, as
-// net/http's does. If c is invalid, each call returns the error of [Config.Validate].
+// net/http's does. If c is invalid, each call returns the error from [Config.Validate].
 //
 // A token that is bound to a certificate must be sent only over a connection that presents the
 // certificate whose thumbprint is in Claims.Confirmation. [Config.Client] does this.
@@ -340,7 +342,7 @@ func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 // for concurrent use. It needs no Close, because it makes no requests while it is not used.
 type TokenSource struct {
 	source *refresh.Source // a pointer, because fmt does not follow it
-	err    error           // of an invalid Config; source is then nil
+	err    error           // set if the Config is invalid; source is then nil
 }
 
 var _ oauth2.TokenSource = (*TokenSource)(nil)
@@ -349,7 +351,7 @@ var _ oauth2.TokenSource = (*TokenSource)(nil)
 // Extra are shared.
 //
 // If there is a valid token, Token does not block. Otherwise it blocks for at most 30 seconds, or 40
-// seconds if a renewal that began in the old token's last seconds has to fail first.
+// seconds if it first waits for a renewal that then fails.
 func (s *TokenSource) Token() (*oauth2.Token, error) {
 	return s.TokenContext(context.Background())
 }
@@ -446,7 +448,7 @@ func (c *Config) wire(client *http.Client) (*wired, error) {
 
 // contextClient returns a copy of ctx's HTTP client, or of the default one.
 func contextClient(ctx context.Context) *http.Client {
-	client := *cmp.Or(oauth2.NewClient(ctx, nil), http.DefaultClient) // the context's may be nil
+	client := *cmp.Or(oauth2.NewClient(ctx, nil), http.DefaultClient) // ctx's client may be nil
 	return &client
 }
 
@@ -482,10 +484,10 @@ func (c *Config) Validate() error {
 	return err
 }
 
-// problems are the mistakes in a Config, as texts that name the field.
+// problems collects messages about a Config, each of which names a field.
 type problems struct {
 	texts   []string
-	inFront map[string]string // maps a field to the prefix of the texts about it
+	inFront map[string]string // maps a field to the prefix for its messages
 }
 
 // add records a mistake in a field. The field "Credentials" is for a wrong choice of credentials.
@@ -501,7 +503,7 @@ func (p *problems) err(what string) error {
 	return errors.New(what + strings.Join(p.texts, "; "))
 }
 
-// check returns the credentials in c's fields, or the error of Validate.
+// check returns the credentials in c's fields, or the error that Validate returns.
 func (c *Config) check() (fixed *identity.Credentials, err error) {
 	var p problems
 	fixed = c.checkFields(&p)
@@ -584,12 +586,13 @@ func (p *problems) checkText(field, value string) {
 type Credentials struct {
 	ClientSecret     string
 	PrivateKey       crypto.Signer
-	KeyID            string // of PrivateKey; if empty, the key's thumbprint
+	KeyID            string // the kid of PrivateKey; if empty, the key's thumbprint
 	SigningAlgorithm string // if empty, Config's SigningAlgorithm
 	Certificate      *tls.Certificate
 }
 
-// check returns c for package grant. If c has no SigningAlgorithm, algorithm takes its place.
+// check adds c's mistakes to p, and returns c in the form that package identity uses. If c has no
+// SigningAlgorithm, algorithm takes its place.
 func (c *Credentials) check(p *problems, algorithm string) *identity.Credentials {
 	checked := &identity.Credentials{Secret: c.ClientSecret}
 	p.checkText("ClientSecret", c.ClientSecret)
@@ -630,9 +633,9 @@ func (c *Config) get(ctx context.Context) (*identity.Credentials, error) {
 	return checked, p.err("GetCredentials: ")
 }
 
-// Files are the paths of files that hold [Credentials]. A field that is empty is not used.
+// Files are the paths of files that contain [Credentials]. A field that is empty is not used.
 type Files struct {
-	ClientSecret   string // white space at both ends of the file is cut off
+	ClientSecret   string // leading and trailing white space is trimmed
 	PrivateKey     string // in PEM, see [ParsePrivateKey]
 	Certificate    string // in PEM; its chain follows it in the same file
 	CertificateKey string // the private key of Certificate, in PEM
@@ -640,7 +643,7 @@ type Files struct {
 }
 
 // Credentials reads the files. It is meant for Config.GetCredentials, and does not use the context.
-// Each file must be a regular file of at most 64 KiB. If a file holds something else, for example
+// Each file must be a regular file of at most 64 KiB. If a file contains something else, for example
 // DER or PKCS #12, the error says what it is and which command makes the right file.
 //
 // An error names the field, and shows the path if the path is absolute. A relative path may be a
@@ -689,16 +692,16 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// jwksTimeout bounds JWKS's call of GetCredentials.
+// jwksTimeout bounds JWKS's call to GetCredentials.
 const jwksTimeout = 10 * time.Second
 
 // JWKS returns the JWK Set (RFC 7517) to submit in Mosaic's Admin Portal. It has the public keys of
 // PrivateKey and Certificate, and those of next, which are the credentials to use after a rotation.
 // If GetCredentials is set, JWKS calls it, and waits for at most ten seconds.
 //
-// A private key has the same kid as in its assertions. The key of a certificate comes with the
-// certificate's chain (x5c). It is an error if different keys have the same kid, or if there is a
-// ClientSecret in next. The set has no private key.
+// The public key of PrivateKey has the same kid as the assertions. The key of a certificate comes
+// with the certificate's chain (x5c). It is an error if different keys have the same kid, or if there
+// is a ClientSecret in next. The set has no private key.
 func (c *Config) JWKS(next ...Credentials) ([]byte, error) {
 	current, err := c.check()
 	if err != nil {
@@ -772,7 +775,7 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 		p.add("Endpoint", "%v", errors.Unwrap(err)) // without "mosaic: "
 		c.Endpoint = US                             // a valid value, because the mistake is already reported
 	}
-	now := *c // with what the files hold now
+	now := *c // c with the credentials that the files currently contain
 	if f != (Files{}) {
 		secret := c.ClientSecret
 		c.ClientSecret, c.GetCredentials = "", func(ctx context.Context) (Credentials, error) {
@@ -798,8 +801,8 @@ func FromEnv(getenv func(string) string) (*Config, error) {
 	return c, nil
 }
 
-// variables has, for each field, the variables that FromEnv reads it from. They are put in front of
-// the field's problems.
+// variables maps each field to the variables that FromEnv reads it from. They are the prefix for the
+// messages about the field.
 var variables = map[string]string{
 	"Credentials":       "MOSAIC_CLIENT_SECRET, MOSAIC_CLIENT_SECRET_FILE, MOSAIC_PRIVATE_KEY_FILE or MOSAIC_CERTIFICATE_FILE: ",
 	"ClientID":          "MOSAIC_CLIENT_ID: ",
@@ -881,8 +884,8 @@ type Claims struct {
 	AppID         string        `json:"app_id,omitempty"`
 	AppName       string        `json:"app_name,omitempty"`
 	TenantID      string        `json:"tid,omitempty"`
-	Role          []string      `json:"role,omitempty"`  // of admin tokens
-	Roles         []string      `json:"roles,omitempty"` // the same, as the documentation's example has it
+	Role          []string      `json:"role,omitempty"`  // in admin tokens
+	Roles         []string      `json:"roles,omitempty"` // like Role, but spelled as in the documentation's example
 	TSRoles       []string      `json:"ts_roles,omitempty"`
 	TSPermissions []string      `json:"ts_permissions,omitempty"`
 	Confirmation  *Confirmation `json:"cnf,omitempty"` // nil unless token binding is on
@@ -895,8 +898,8 @@ type Confirmation struct {
 
 // ParseClaims reads the claims of t, for logs and for decisions about one's own token. It does not
 // verify the signature. Never use ParseClaims to authenticate a caller. It fails if the token is not a
-// JWT, or if a claim's type is not the one in Mosaic's documentation or RFC 7519. The error does
-// not hold the token.
+// JWT, or if a claim's type is not the one in Mosaic's documentation or RFC 7519. The error never
+// contains the token.
 func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	if t == nil {
 		return nil, errors.New("mosaic: cannot read the claims of a nil token")

@@ -14,8 +14,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// services has the APIs that accept only tokens for their own resource. An API's key is the first
-// segment of its paths.
+// services lists the APIs that accept only tokens for their own resource, keyed by the first segment
+// of their paths.
 var services = map[string]mosaic.Resource{
 	"verify": mosaic.IdentityVerification,
 	"risk":   mosaic.FraudPrevention,

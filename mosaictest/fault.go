@@ -93,9 +93,9 @@ func (s *Server) Fail(f Fault) {
 	s.set(func() { s.fault = f })
 }
 
-// FailNext makes the next n token requests fail with f, after the Faults of earlier calls to FailNext
-// and before that of [Server.Fail]. If n is zero or less, FailNext does nothing. FailNext panics if f
-// has an invalid Status.
+// FailNext makes the next n token requests fail with f. If Faults from earlier calls to FailNext are
+// left, the server uses those up first. FailNext takes precedence over [Server.Fail]. If n is zero or
+// less, FailNext does nothing. FailNext panics if f has an invalid Status.
 func (s *Server) FailNext(n int, f Fault) {
 	f = f.checked()
 	s.set(func() { s.faults = append(s.faults, slices.Repeat([]http.Handler{f}, max(n, 0))...) })
@@ -117,8 +117,8 @@ func (s *Server) nextFault() http.Handler {
 	return next
 }
 
-// SetLatency delays the responses to token requests, including Faults. The server waits for the
-// duration before, makes the token and the Date header, and then waits for the duration after. Both
+// SetLatency delays the responses to token requests, including Faults. The server waits, makes the
+// token and the Date header, and waits again. The arguments are the durations of the two waits, which
 // are zero by default. If the client gives up or the server is closed during a wait, there is no
 // response.
 //

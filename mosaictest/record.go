@@ -27,9 +27,9 @@ type Request struct {
 // them. A request whose body is incomplete is not recorded.
 func (s *Server) TokenRequests() []Request { return s.requests(&s.tokenRequests) }
 
-// APIRequests returns all other requests, in the order in which the server received them. They are
-// API calls, whether refused or not, and requests for the signing keys. A request whose body is
-// incomplete is not recorded.
+// APIRequests returns all requests except those to the token endpoint, in the order in which the
+// server received them. They are API calls, whether refused or not, and requests for the signing keys.
+// A request whose body is incomplete is not recorded.
 func (s *Server) APIRequests() []Request { return s.requests(&s.apiRequests) }
 
 // ForgetRequests makes [Server.TokenRequests] and [Server.APIRequests] return only later requests.

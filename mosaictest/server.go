@@ -51,8 +51,8 @@ type Server struct {
 	revoked       map[string]bool          // by access token
 	served        map[string]string        // the names set by ServeAs, by address
 	handlers      map[string]http.Handler  // by pattern
-	fault         http.Handler             // of every token request until Heal; may be nil
-	faults        []http.Handler           // of the next token requests; they come before fault
+	fault         http.Handler             // answers every token request until Heal; may be nil
+	faults        []http.Handler           // answer the next token requests, before fault does
 	tokenRequests []*Request
 	apiRequests   []*Request
 }
@@ -68,10 +68,10 @@ type settings struct {
 	caNames        [][]byte        // the subjects that TLS handshakes name as acceptable CAs
 	certificate    tls.Certificate // the server's own
 	change         func(claims map[string]any)
-	apis           *http.ServeMux // has Server.handlers
+	apis           *http.ServeMux // routes to Server.handlers
 }
 
-// set calls the function change with mu held.
+// set calls the given function with mu held.
 func (s *Server) set(change func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,8 +175,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// panics prints the panics of the test's handlers, but no failed handshakes, because some tests cause
-// those on purpose.
+// panics prints panics in the test's handlers but not failed handshakes, which some tests cause on
+// purpose.
 type panics struct{}
 
 func (panics) Write(p []byte) (int, error) {
@@ -190,8 +190,8 @@ func (panics) Write(p []byte) (int, error) {
 // have ended. It also closes the idle connections of [Server.Client].
 //
 // In a testing/synctest bubble, Close then sleeps for 30 seconds by the bubble's clock. A token
-// request of package mosaic can go on for that long after its caller has given up, and the bubble
-// must not end before the token request does.
+// request from package mosaic can outlive its caller by that long, and the bubble must not end before
+// the token request does.
 func (s *Server) Close() {
 	s.end()
 	s.http.Close()

@@ -25,13 +25,13 @@ var signingKey = sync.OnceValue(func() *rsa.PrivateKey { return must(rsa.Generat
 // they arrive.
 func (s *Server) SetLifetime(d time.Duration) { s.set(func() { s.lifetime = d }) }
 
-// SetClaims makes the server call change with the claims of each token that it issues from now on,
-// before it signs the token. The function may change, add and delete claims, such as ts_permissions.
-// Arrays have the type []string. Times have the type int64, in Unix seconds. The APIs check the
-// changed exp, aud and cnf, but the expires_in of the response is not changed.
+// SetClaims sets a function that the server calls with the claims of each token that it issues from
+// now on, before it signs the token. The function may change, add and delete claims, such as
+// ts_permissions. Arrays have the type []string. Times have the type int64, in Unix seconds. The APIs
+// check the changed exp, aud and cnf, but the expires_in of the response is not changed.
 //
-// The server calls change concurrently if token requests are concurrent. If change is nil, which is
-// the default, claims are not changed.
+// If token requests are concurrent, so are the calls to the function. A nil function, which is the
+// default, leaves the claims unchanged.
 func (s *Server) SetClaims(change func(claims map[string]any)) {
 	s.set(func() { s.change = change })
 }

@@ -64,7 +64,7 @@ func (c *command) checkTokens(ctx context.Context, conf *mosaic.Config, secret s
 		all = append(all, service{"resource", conf.Resource})
 	}
 	var tok *oauth2.Token
-	var failure error // of the request for the default audience
+	var failure error // from the request for the default audience
 	for _, s := range all {
 		var t *oauth2.Token
 		var err error
@@ -104,8 +104,8 @@ func (c *command) checkTokens(ctx context.Context, conf *mosaic.Config, secret s
 }
 
 // checkConnection requests a token for the default audience, and shows what that says about the
-// connection and the clocks. There is no other connection, because a server may refuse a connection
-// that does not present the certificate as a token request does.
+// connection and the clocks. It opens no separate test connection, because a server may refuse one
+// that does not present the certificate the way a token request does.
 func (c *command) checkConnection(ctx context.Context, conf *mosaic.Config) (*oauth2.Token, error) {
 	var conn, answered atomic.Pointer[httptrace.GotConnInfo]
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
@@ -140,7 +140,7 @@ func serverTime(tok *oauth2.Token, err error) time.Time {
 		date, _ := http.ParseTime(refusal.Response.Header.Get("Date"))
 		return date
 	}
-	var claims jwt.RegisteredClaims // because mosaic.ParseClaims fails if another claim has a wrong type
+	var claims jwt.RegisteredClaims // mosaic.ParseClaims would fail if any other claim had the wrong type
 	if tok != nil {
 		_, _, _ = jwt.NewParser().ParseUnverified(tok.AccessToken, &claims)
 	}

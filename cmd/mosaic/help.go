@@ -22,7 +22,7 @@ is never an argument, so set MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE.
 const help = `mosaic prints access tokens for Transmit Security's Mosaic, and checks a configuration.
 
 ` + usage + `
-mosaic token requests a token and prints it on standard output. Nothing is cached, so each call is a
+mosaic token requests a token and prints it on standard output. Nothing is cached, so each run makes a
 token request. If standard error is a terminal, mosaic token also shows there when the token expires.
 For example, this calls an API with curl, without showing the token in the list of processes:
 
@@ -30,7 +30,7 @@ For example, this calls an API with curl, without showing the token in the list 
       curl -H @- https://api.eu.transmitsecurity.io/cis/v1/users
 
 mosaic claims requests a token and prints all of its claims as JSON. If the argument is "-", it reads
-a token from standard input instead, with or without "Bearer" in front, and needs no configuration.
+a token from standard input instead, with or without a "Bearer" prefix, and needs no configuration.
 It does not verify the token, which anybody could have written.
 
   jq -r .access_token reply.json | mosaic claims -
@@ -61,6 +61,6 @@ Environment:
   MOSAIC_SCOPES, MOSAIC_HOSTS  separated by spaces
   HTTPS_PROXY, SSL_CERT_FILE   as for any Go program
 
-The exit status is 0 after success, 1 after a failure, and 2 after a mistake in the call. After a
-failure nothing is on standard output, except for the lines of mosaic check.
+The exit status is 0 after success, 1 after a failure, and 2 after a usage error. After a failure,
+nothing is on standard output, except for the lines that mosaic check prints.
 `

@@ -27,13 +27,13 @@ import (
 )
 
 // Signals keep their default action, because there is nothing to clean up. So Ctrl-C ends the process
-// at once, even if it hangs while it reads a file, and a script around it ends, too.
+// at once, even if it is blocked reading a file, along with any script that runs it.
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
 
-// verbs maps the first word of a call to its function and its flags. Each verb has the flags -endpoint
-// and -client-id as well.
+// verbs maps the first argument that is not a flag to its function and its flags. Each verb has the
+// flags -endpoint and -client-id as well.
 var verbs = map[string]struct {
 	run   func(*command, context.Context) error
 	flags []string
@@ -46,7 +46,7 @@ var verbs = map[string]struct {
 }
 
 type service struct {
-	name     string // as -resource takes it
+	name     string // the name that -resource accepts
 	resource mosaic.Resource
 }
 
@@ -61,14 +61,14 @@ type command struct {
 	verb           string
 	input          bool // whether "-" asks for a token on standard input
 	json           bool
-	getenv         func(string) string // the environment, or a flag that is set in its place
+	getenv         func(string) string // reads the environment, unless a flag overrides a variable
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	terminal       bool  // whether stderr is a terminal
-	err            error // the first error of a write to stdout
+	err            error // the first error from a write to stdout
 }
 
-// errPrinted is the error of a failure that is already reported on standard output.
+// errPrinted stands for a failure that is already reported on standard output.
 var errPrinted = errors.New("failed")
 
 // run runs the command that args describe, and returns the exit status.
@@ -182,7 +182,7 @@ func validate(f *flag.Flag) (err error) {
 	return cmp.Or(err, conf.Validate())
 }
 
-// print writes text and a line end to standard output.
+// print writes text and a newline to standard output.
 func (c *command) print(text string) {
 	_, err := io.WriteString(c.stdout, text+"\n")
 	c.err = cmp.Or(c.err, err)
@@ -193,8 +193,8 @@ func (c *command) note(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "mosaic: "+format+"\n", args...)
 }
 
-// waiting prints what the command is waiting for after a second, if standard error is a terminal. The
-// caller calls stop when the wait is over.
+// If standard error is a terminal, waiting prints, after one second, what the command is waiting for.
+// The caller calls stop when the wait is over.
 func (c *command) waiting(what string) (stop func() bool) {
 	return time.AfterFunc(time.Second, func() {
 		if c.terminal {
@@ -227,7 +227,7 @@ func (c *command) token(ctx context.Context) error {
 	}
 	text := tok.AccessToken
 	if c.json {
-		object, _ := json.Marshal(map[string]string{ // which never fails for strings
+		object, _ := json.Marshal(map[string]string{ // cannot fail for strings
 			"access_token": tok.AccessToken,
 			"token_type":   tok.Type(),
 			"expiry":       tok.Expiry.UTC().Format(time.RFC3339),
@@ -273,7 +273,7 @@ func (c *command) claims(ctx context.Context) error {
 			b.WriteRune(r)
 			continue
 		}
-		for _, unit := range utf16.Encode([]rune{r}) { // because a terminal might obey r
+		for _, unit := range utf16.Encode([]rune{r}) { // escaped, because a terminal might interpret r
 			fmt.Fprintf(&b, `\u%04x`, unit)
 		}
 	}
@@ -340,8 +340,8 @@ func (c *command) jwks(context.Context) error {
 	return nil
 }
 
-// release is the version of this source. The build information has it only if the module was fetched,
-// and the README's replace directive takes a checkout.
+// release is the version of this source. The build information lacks it if a replace directive points
+// to a local checkout, as in the README.
 const release = "0.3.0"
 
 func (c *command) version(context.Context) error {

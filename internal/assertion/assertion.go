@@ -1,7 +1,7 @@
 // Package assertion makes client assertions (RFC 7521, RFC 7523) signed with any crypto.Signer, and
 // JWK Sets (RFC 7517) of their keys.
 //
-// Its errors name the fields of mosaic.Config. Only the errors of [PublicKey] do not.
+// Its errors name the fields of mosaic.Config. Only the errors from [PublicKey] do not.
 package assertion
 
 import (
@@ -101,7 +101,7 @@ func kindOf(pub crypto.PublicKey) (string, error) {
 
 // PublicKey returns the public key of a client's signer, or an error that says what is wrong with the
 // key. It recovers if the signer's Public method panics, as happens with most empty keys. The caller
-// adds to the error which key it is, because certificates' keys are checked here, too.
+// must say in the error which key it is, because PublicKey also checks the keys of certificates.
 func PublicKey(signer crypto.Signer) (pub crypto.PublicKey, err error) {
 	defer func() {
 		if recover() != nil {
@@ -150,8 +150,8 @@ func NewKey(signer crypto.Signer, public crypto.PublicKey, algorithm, id string)
 }
 
 // Sign returns a new assertion of clientID for audience. It is valid until a minute after now,
-// rounded down to seconds. now should be the server's time, if known. An error of the signer is
-// wrapped; a panic in the signer is not recovered.
+// rounded down to seconds. now should be the server's time, if known. Errors from the signer are
+// wrapped; panics in it are not recovered.
 func (k *Key) Sign(clientID, audience string, now time.Time) (string, error) {
 	// Some servers refuse aud as an array, as jwt.RegisteredClaims would write it.
 	token := jwt.NewWithClaims(k.algorithm, jwt.MapClaims{

@@ -79,8 +79,8 @@ func (j JWK) Thumbprint() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste it, without a newline
-// at its end. A key with several certificate chains is in the set once for each chain. Set fails if
+// Set returns the JWK Set of keys (RFC 7517 §5), indented for people who paste it, without a trailing
+// newline. A key with several certificate chains is in the set once for each chain. Set fails if
 // different keys have the same kid.
 func Set(keys []JWK) ([]byte, error) {
 	var distinct []JWK

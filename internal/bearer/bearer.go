@@ -37,7 +37,7 @@ type Transport struct {
 
 // RoundTrip sends req with a token. It sends req unchanged if tokens may not go to req's origin or if
 // req has its own Authorization header. The response's Request is set to req, so that the caller does
-// not get the token and so that the function untrusted can follow the redirects from it.
+// not see the token, and so that untrusted can trace a chain of redirects back.
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := t.roundTrip(req)
 	if res != nil {

@@ -101,7 +101,7 @@ func TestATokenThatIsValidForAnother5Minutes(t *testing.T) {
 	})
 }
 
-// split sends token requests over tokens, and calls of the APIs over apis.
+// split sends token requests over tokens, and API calls over apis.
 type split struct{ tokens, apis http.RoundTripper }
 
 func (s split) RoundTrip(req *http.Request) (*http.Response, error) {

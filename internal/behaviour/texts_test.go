@@ -35,18 +35,18 @@ import (
 
 var update = flag.Bool("update", false, "write docs/troubleshooting.md")
 
-// A text is one that a user can meet. Those with advice are in docs/troubleshooting.md.
+// A text is an error message that a user can meet. Those with advice are in docs/troubleshooting.md.
 type text struct {
 	name   string
 	meet   func(t *testing.T) error
-	want   string // the whole error, after the section's prefix
-	advice string // what the text does not say itself
+	want   string // the whole message, after the section's prefix
+	advice string // what the message does not say itself
 }
 
 // A section of the document.
 type section struct {
 	title, intro string
-	prefix       string // of the errors
+	prefix       string // of the messages
 	texts        []text
 }
 
@@ -205,7 +205,7 @@ func secretEnv(name, value string) func(*testing.T) error {
 var sections = []section{
 	{"Config, at start-up", "`Validate` returns these errors. Token, TokenSource, Client and JWKS return them, too, because they call Validate.", "mosaic: invalid Config: ", []text{
 		{"no client ID", invalid(func(c *mosaic.Config) { c.ClientID = "" }), `ClientID is empty: set the application's client ID`, `Copy it from the application in Mosaic's Admin Portal.`},
-		{"a line end", invalid(func(c *mosaic.Config) { c.ClientSecret += "\n" }), `ClientSecret holds a control character (a line end read from a file?)`, `If your code reads the secret from a file, trim it, or let Files read it. If Files or FromEnv reads it, the file holds more than the secret.`},
+		{"a line end", invalid(func(c *mosaic.Config) { c.ClientSecret += "\n" }), `ClientSecret holds a control character (a line end read from a file?)`, `If your code reads the secret from a file, trim it, or let Files read it. If Files or FromEnv reads it, the file contains more than the secret.`},
 		{"a space", invalid(func(c *mosaic.Config) { c.ClientSecret += " " }), `ClientSecret begins or ends with white space or a quote: remove it`, `docker --env-file and some secret stores pass on white space and quotes.`},
 		{"quotes", invalid(func(c *mosaic.Config) { c.ClientID = `"acme"` }), `ClientID begins or ends with white space or a quote: remove it`, ``},
 		{"not UTF-8", invalid(func(c *mosaic.Config) { c.ClientID = "acm\xe9" }), `ClientID is not valid UTF-8`, ``},
@@ -268,7 +268,7 @@ var sections = []section{
 		{"a key ID without its key", secretEnv("MOSAIC_KEY_ID", "k"), `invalid environment: MOSAIC_KEY_ID: KeyID is set without PrivateKey`, `Set MOSAIC_PRIVATE_KEY_FILE to the file of the key, or remove MOSAIC_KEY_ID.`},
 		{"a certificate without its key", secretEnv("MOSAIC_CERTIFICATE_FILE", "/nowhere/tls.crt"), `invalid environment: MOSAIC_CERTIFICATE_FILE or MOSAIC_CERTIFICATE_KEY_FILE: set both Certificate and CertificateKey`, ``},
 	}},
-	{"Token requests: refused by Mosaic", "Each of these texts follows `mosaic: token request to … for client … failed: `.", failed, []text{
+	{"Token requests: refused by Mosaic", "Each of these messages follows `mosaic: token request to … for client … failed: `.", failed, []text{
 		{"a wrong secret", status("401 Unauthorized", jsonType+"\r\nX-Request-Id: 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a", `{"error":"invalid_client","error_description":"Invalid client credentials"}`),
 			`401 Unauthorized, request ID 7f3c1e52-9a0b-4f7e-8d21-5b6f7c8d9e0a: invalid_client, "Invalid client credentials": check ClientID and ClientSecret, and that both belong to this Endpoint`,
 			`The secret is wrong or revoked, or it belongs to another region or environment. If you contact Mosaic's support, give them the request ID.`},
@@ -303,7 +303,7 @@ var sections = []section{
 		{"a redirect to nowhere", status("307 Temporary Redirect", "Location: http://[", ""), `307 Temporary Redirect: a redirect, which is not followed with credentials: check Endpoint`, ``},
 		{"429", status("429 Too Many Requests", "Retry-After: 60", ""), `429 Too Many Requests: Mosaic's rate limit is reached: share one source or client in each process; retry after 1m0s`, `Do not call Config.Token for each API call, because it requests a new token each time.`},
 		{"an escaped echo", status("400 Bad Request", jsonType, `{"error":"invalid_request","error_description":"client_secret=a%20secret"}`), `400 Bad Request: invalid_request, "[withheld]": check EndpointParams, and the client authentication method set for the application`, `The marks [withheld] and [redacted] stand for text that could contain a secret.`},
-		{"several lines", status("400 Bad Request", jsonType, `{"message":"The secret of the client has expired.\nCorrelation ID: 17"}`), `400 Bad Request: "The secret of the client has expired. [withheld]"`, `If a text has several lines, only the first line is shown.`},
+		{"several lines", status("400 Bad Request", jsonType, `{"message":"The secret of the client has expired.\nCorrelation ID: 17"}`), `400 Bad Request: "The secret of the client has expired. [withheld]"`, `If the server's explanation has several lines, only the first line is shown.`},
 		{"problem details", status("400 Bad Request", "Content-Type: application/problem+json", `{"title":"Bad Request","detail":"The request has no client_id."}`), `400 Bad Request: "The request has no client_id."`, ``},
 		{"a compressed reply", status("403 Forbidden", "Content-Encoding: br\r\nServer: nginx", "\x0b\x02\x80no\x03"), `403 Forbidden, server nginx, a body that is not text in UTF-8, Content-Encoding br: check Endpoint: Mosaic's hosts answer 403 or 404 to an unknown path`, `The server compressed the reply although it was not asked to, so its text cannot be shown.`},
 	}},
@@ -369,10 +369,10 @@ var sections = []section{
 		}), `: the reply (200 OK) holds no usable token: it is bound to a different certificate: is a proxy terminating TLS?`, `Configure the proxy not to terminate TLS for Mosaic's hosts.`},
 		{"an HSM that fails", standIn(func(_ *mosaictest.Server, c *tls.Certificate) {
 			c.PrivateKey = &kit.Signer{Signer: kit.EC(), Before: func() error { return errors.New("CKR_DEVICE_ERROR") }}
-		}), ` (3 attempts): "tls: failed to sign handshake: CKR_DEVICE_ERROR"`, `The quoted text ends with the error of the certificate's key.`},
+		}), ` (3 attempts): "tls: failed to sign handshake: CKR_DEVICE_ERROR"`, `The quoted text ends with the error that the certificate's private key returned.`},
 	}},
 	{"Keys and GetCredentials", "", failed, []text{
-		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text after "could not sign" is the error of your signer.`},
+		{"a signer that fails", reply(key(func() error { return errors.New("kms: permission denied") }), ""), ` (3 attempts): no client assertion: PrivateKey could not sign: kms: permission denied`, `The text after "could not sign" is your signer's error.`},
 		{"a signer that hangs", reply(key(func() error { time.Sleep(time.Hour); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey did not return in time`, `The KMS or the HSM did not answer within ten seconds.`},
 		{"a signer that panics", reply(key(func() error { panic("x") }), ""), ` (3 attempts): no client assertion: PrivateKey panicked (its stack is logged if Logger is set)`, ``},
 		{"a signer that ends its goroutine", reply(key(func() error { runtime.Goexit(); return nil }), ""), ` (3 attempts): no client assertion: PrivateKey ended its goroutine (runtime.Goexit)`, ``},
@@ -383,7 +383,7 @@ var sections = []section{
 			`: 401 Unauthorized: invalid_client: check ClientID, KeyID, SigningAlgorithm and AssertionAudience, and that the application at this Endpoint has the JWK Set that JWKS returns; the local clock differs from the server's by 4344h0m0s`, `Set the local clock. The package corrects a difference of up to 26 hours, but not this one.`},
 		{"GetCredentials fails", reply(get(func(context.Context) (mosaic.Credentials, error) {
 			return mosaic.Credentials{}, errors.New("vault: permission denied")
-		}), ""), ` (3 attempts): no credentials: GetCredentials: vault: permission denied`, `The last text is the error of your GetCredentials. If there are earlier credentials, they are used, and the error is only logged.`},
+		}), ""), ` (3 attempts): no credentials: GetCredentials: vault: permission denied`, `The last part is the error that your GetCredentials returned. If there are earlier credentials, they are used, and the error is only logged.`},
 		{"GetCredentials hangs", reply(get(func(ctx context.Context) (mosaic.Credentials, error) {
 			time.Sleep(time.Hour)
 			return mosaic.Credentials{}, nil
@@ -405,7 +405,7 @@ var sections = []section{
 		{"a key for RSA-PSS", parse("-----BEGIN RSA-PSS PRIVATE KEY-----\nMAA=\n-----END RSA-PSS PRIVATE KEY-----"), `the key is restricted to RSA-PSS, which crypto/x509 does not read: make an unrestricted key with openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out NEWFILE`, ``},
 		{"a broken key", parse("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----"), `the key cannot be parsed: openssl pkey -in FILE -noout -text_pub shows its kind (which must be RSA, P-256 or Ed25519), or that it is broken`, ``},
 		{"one line", parse("-----BEGIN PRIVATE KEY----- MAA= -----END PRIVATE KEY-----"), `this is broken PEM: copy the file again, with all of its lines and their line ends`, ``},
-		{"a certificate", parse("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----"), `this is PEM of type "CERTIFICATE": the private key is in another file, which openssl genpkey or openssl req -keyout wrote`, `A public key, a certificate request and PKCS #7 hold no private key either.`},
+		{"a certificate", parse("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----"), `this is PEM of type "CERTIFICATE": the private key is in another file, which openssl genpkey or openssl req -keyout wrote`, `A public key, a certificate request and PKCS #7 contain no private key either.`},
 		{"UTF-16", parse("\xff\xfe-\x00"), `this is text in UTF-16, as PowerShell writes it: convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE`, ``},
 		{"base64", parse("LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0t"), `this is the base64 of PEM, as in a Kubernetes Secret: decode it with base64 -d FILE >NEWFILE`, ``},
 		{"a JWK", parse(`{"kty":"OKP"}`), `this is a JWK: make another key with openssl genpkey -algorithm ed25519 -out NEWFILE`, `Then submit the JWK Set that Config.JWKS returns for the new key.`},
@@ -423,7 +423,7 @@ var sections = []section{
 		{"the secret in JSON", secretFile(`{"client_secret":"s"}`), `this is a JSON object: extract the member with the secret, for example with jq -r .client_secret FILE >NEWFILE`, ``},
 		{"no secret", secretFile("\n"), `the file is empty, or holds only white space`, ``},
 	}},
-	{"Waiting, and calls through Client", "If a call through `Client` fails, net/http puts the method and the URL in front of these texts.", "mosaic: ", []text{
+	{"Waiting, and calls through Client", "If a call through `Client` fails, net/http prepends the method and URL to these messages.", "mosaic: ", []text{
 		{"a deadline in the wait for a token", func(t *testing.T) error {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()

@@ -18,10 +18,10 @@ const (
 
 // Tolerance is the difference above which Date or iat proves that the local clock is wrong. With a
 // smaller tolerance, rounding and delays would pass for a wrong clock. Sources stop using a token ten
-// seconds before its end, and the tolerance should take at most half of that.
+// seconds before it expires, and the tolerance should take at most half of that.
 const Tolerance = 5 * time.Second
 
-// Reply is the part of a token response from which the token's end is computed.
+// Reply is the part of a token response from which the token's expiry is computed.
 type Reply struct {
 	AccessToken string
 	ExpiresIn   time.Duration // unknown if it is not positive
@@ -30,10 +30,10 @@ type Reply struct {
 	Date        time.Time     // the reply's Date header, by the server's clock; zero if there is none
 }
 
-// Of returns the end of the token by the local clock, without a monotonic reading. The end is later
-// than Received, and from one second to 366 days after Sent. The second result is the token's
-// lifetime, measured from Sent as elapsed time, so that a tolerated clock difference does not prolong
-// it. If the end cannot be determined, the error says why.
+// Of returns the token's expiry by the local clock, without a monotonic reading. It is later than
+// Received, and from one second to 366 days after Sent. The second result is the token's lifetime,
+// measured from Sent as elapsed time, so that a tolerated clock difference does not prolong it. If the
+// expiry cannot be determined, the error says why.
 func Of(r Reply) (end time.Time, life time.Duration, err error) {
 	exp, iat := times(r.AccessToken)
 	var lifetime time.Duration // from the token's own claims; zero if unknown
@@ -60,7 +60,7 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 		ends[0].UTC().Format(time.RFC3339), received.UTC().Format(time.RFC3339))
 }
 
-// candidates returns the possible ends of the token, the best first. If Date agrees with the local
+// candidates returns the token's possible expiries, the best first. If Date agrees with the local
 // clock, there is no second candidate, because nothing may make the token last longer than its exp.
 func candidates(r Reply, sent, received, exp, iat time.Time, lifetime time.Duration) (ends []time.Time) {
 	dated, future := !r.Date.IsZero(), iat.After(received.Add(Tolerance))

@@ -1,4 +1,4 @@
-// Package files reads secrets, private keys and certificates from files. If a file holds something
+// Package files reads secrets, private keys and certificates from files. If a file contains something
 // else, the error says what it is, and names the command that makes the right file.
 package files
 
@@ -23,7 +23,7 @@ import (
 )
 
 // Secret returns the contents of a file without leading and trailing white space, because tools and
-// editors add line ends.
+// editors add a trailing newline.
 func Secret(path string) (string, error) {
 	return read("ClientSecret", path, func(data []byte) (string, error) {
 		if json.Valid(data) && bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
@@ -101,7 +101,7 @@ func contents(path string) ([]byte, error) {
 	return data, err
 }
 
-// text returns data without the byte order mark that Windows editors put in front of UTF-8.
+// text returns data without the byte order mark that Windows editors prepend to UTF-8.
 func text(data []byte) ([]byte, error) {
 	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
 		return nil, errors.New("this is text in UTF-16, as PowerShell writes it: convert it with iconv -f UTF-16 -t UTF-8 FILE >NEWFILE")
@@ -156,7 +156,7 @@ const (
 )
 
 // unfit returns the error for data without the wanted PEM block. The error says what the data is and
-// how to get the block. It quotes nothing of the data except the type of an unexpected PEM block.
+// how to get the block. It quotes none of the data except the type of an unexpected PEM block.
 func unfit(data []byte, want string) error {
 	is, key, cert := "not PEM", "the private key is in another file, which openssl genpkey or openssl req -keyout wrote",
 		"the certificate is in another file; openssl req -x509 -new -key KEYFILE -subj /CN=NAME -days 365 -out NEWFILE makes a self-signed certificate"

@@ -19,12 +19,12 @@ import (
 	"example.com/mosaic/internal/redact"
 )
 
-// An Error is the error of a token request.
+// An Error is an error from a token request.
 type Error struct {
 	url      string
 	clientID string
 	attempts int
-	ended    error         // the error of the caller's context, if that context ended the request
+	ended    error         // from the caller's context, if that context ended the request
 	what     string        // what happened: one bounded line without secrets
 	hint     string        // what to do; empty if that is not known
 	clock    time.Duration // how far the server's clock is ahead, if that may be the reason; zero otherwise
@@ -37,7 +37,7 @@ type Error struct {
 	retryAfter time.Duration // the wait that the endpoint asked for; zero if it asked for none
 }
 
-// Error composes the whole text. No part of it is added elsewhere.
+// Error composes the whole message. No part of it is added elsewhere.
 func (e *Error) Error() string {
 	text := "mosaic: token request to " + e.url + " for client " + redact.Own(e.clientID, "", 64) + " failed"
 	if e.attempts > 1 {
@@ -72,12 +72,12 @@ func (e *Error) Temporary() bool           { return e.transient }
 func (e *Error) Refused() bool             { return e.refused && e.ended == nil }
 func (e *Error) RetryAfter() time.Duration { return e.retryAfter }
 
-// ownError returns the Error for an error of GetCredentials or of a signer.
+// ownError returns the Error for an error from GetCredentials or a signer.
 func ownError(err error) *Error {
 	return &Error{what: err.Error(), cause: err, timeout: errors.Is(err, guard.ErrLate), transient: true}
 }
 
-// explain returns the Error for an error of x/oauth2.
+// explain returns the Error for an error from x/oauth2.
 func (a *attempt) explain(ctx context.Context, err error) *Error {
 	x := &a.exchange
 	if x.err != nil {
@@ -130,7 +130,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 	case strings.Contains(raw, `malformed HTTP response "\x00\x00`): // begins like an HTTP/2 frame
 		e.hint = hintHTTP2
 	case strings.Contains(raw, "tls: failed to sign handshake"):
-		e.hint = "" // the error came from Certificate's private key, and its text says enough
+		e.hint = "" // the error came from Certificate's private key, and its message says enough
 	default:
 		a.explainBreak(e, raw)
 	}
@@ -138,7 +138,7 @@ func (a *attempt) explainTransport(ctx context.Context) *Error {
 }
 
 // explainProxy explains a request that waited for a proxy to connect it. If an HTTP proxy refuses,
-// net/http returns only the proxy's reason phrase, as the text of an error.
+// net/http returns an error whose message is only the proxy's reason phrase.
 func (a *attempt) explainProxy(e *Error, raw string) {
 	op, err := opOf(a.exchange.err), a.exchange.err
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || op != "" && op != "socks connect" {
@@ -208,9 +208,9 @@ func (a *attempt) hintCertificate() string {
 	return hintRequired
 }
 
-// A transportError is an error of the HTTP client's transport. errors.Is finds what the error wraps,
+// A transportError is an error from the HTTP client's transport. errors.Is finds what the error wraps,
 // except context errors, which could be mistaken for those of the caller's context. errors.As finds
-// nothing, and no field holds the original error, because its text may hold a secret.
+// nothing, and no field holds the original error, because its message may contain a secret.
 type transportError struct {
 	text  string
 	wraps func(target error) bool
@@ -222,7 +222,7 @@ func (t transportError) Is(target error) bool {
 }
 
 const (
-	// minSkew is small because assertions are backdated by 10 s. With 4 s of skew, and rounding, a
+	// minSkew must be small: assertions are backdated by 10 s, so with 4 s of skew, and rounding, a
 	// server that limits their age to 15 s refuses them.
 	minSkew = 3 * time.Second
 

@@ -37,7 +37,7 @@ const (
 	firstBackoff   = 500 * time.Millisecond // doubled for each further attempt
 )
 
-// A Client makes the token requests of one TokenSource or HTTP client. Its exported fields must not
+// A Client makes the token requests for one TokenSource or HTTP client. Its exported fields must not
 // be modified after its first use. It is safe for concurrent use.
 type Client struct {
 	Config   clientcredentials.Config // without a ClientSecret, because the identity supplies it

@@ -29,7 +29,7 @@ const maxReply = 1 << 20
 // is a transport error like any other.
 type exchange struct {
 	send    func(*http.Request) (*http.Response, error)
-	request *http.Request // for a RetrieveError; only the method and URL, because the body holds the secret
+	request *http.Request // for a RetrieveError; only the method and URL, because the body contains the secret
 	err     error         // from the transport; the fields below describe the reply, if one began
 	status  int
 	header  http.Header
@@ -50,7 +50,7 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		var body []byte
 		switch {
 		case res.Body == nil: // only with a RoundTripper other than net/http's
-		case res.StatusCode == http.StatusSwitchingProtocols: // its Body is the connection, and no context ends a read
+		case res.StatusCode == http.StatusSwitchingProtocols: // its Body is the connection itself, and canceling the request does not end a read
 			res.Body.Close()
 		default:
 			body, err = io.ReadAll(io.LimitReader(res.Body, maxReply))
@@ -108,15 +108,15 @@ var errorCode = regexp.MustCompile(`^[a-z_]{1,64}$`)
 // requestIDs are the headers with an ID that a server operator's support team will ask for.
 var requestIDs = []string{"X-Request-Id", "X-Correlation-Id", "Cf-Ray", "X-Amzn-Requestid", "X-Azure-Ref", "Traceparent"}
 
-// A refusal holds the parts of an error reply's body that may be shown: the code and the description
-// of RFC 6749 §5.2, or any other text as Message.
+// A refusal contains the parts of an error reply's body that may be shown: the code and the
+// description of RFC 6749 §5.2, or any other text as Message.
 type refusal struct {
 	Code        string `json:"error,omitempty"`
 	Description string `json:"error_description,omitempty"`
 	Message     string `json:"message,omitempty"`
 }
 
-// show returns a redacted line for the error's text, and a redacted RetrieveError.
+// show returns a redacted line for the error message, and a redacted RetrieveError.
 func (x *exchange) show(e *oauth2.RetrieveError, secret string) (line string, shown *oauth2.RetrieveError) {
 	peer := func(s string) string { return redact.Peer(s, secret, maxText) }
 	said := refusal{Code: e.ErrorCode, Description: e.ErrorDescription} // x/oauth2 also reads form-encoded bodies

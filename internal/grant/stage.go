@@ -23,8 +23,9 @@ var (
 	handshake  = &stage{"TLS handshake", hintHandshake}
 	replying   = &stage{"reply", hintFault}
 
-	// freeConnection replaces waiting if the transport's MaxConnsPerHost may be the reason. This is a
-	// guess: the request may be dialing with a DialContext that, unlike net.Dialer, reports nothing.
+	// freeConnection replaces waiting if the transport's MaxConnsPerHost may be holding the request
+	// up. This is a guess: the request may be dialing with a DialContext that, unlike net.Dialer,
+	// reports nothing.
 	freeConnection = &stage{"free connection", hintMaxConns}
 
 	// unknown is the stage if the RoundTripper is not net/http's and does not call the hooks.
@@ -68,9 +69,9 @@ func (p *progress) trace(host string) *httptrace.ClientTrace {
 			switch {
 			case err != nil:
 			case p.proxied.Load() && state.NegotiatedProtocol != "h2":
-				advance(connecting, handshake) // with an https proxy; after a handshake with the host, GotConn follows at once
+				advance(connecting, handshake) // an https proxy's handshake; after the host's own, GotConn follows at once
 			case p.stage.CompareAndSwap(handshake, replying):
-				p.fresh.Store(true) // already here, because HTTP/2 begins before GotConn
+				p.fresh.Store(true) // not only in GotConn, because HTTP/2 uses a new connection before that
 			}
 		},
 		GotConn: func(info httptrace.GotConnInfo) {

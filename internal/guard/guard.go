@@ -11,14 +11,14 @@ import (
 	"slices"
 )
 
-// AtOnce is the usual limit for the calls of a signer or a callback that run at the same time.
-// Parallel TLS handshakes need several calls, but each call may hang, so there must be few.
+// AtOnce is the usual limit on concurrent calls to a signer or callback. Parallel TLS handshakes need
+// several calls, but each call may hang, so there must be few.
 const AtOnce = 4
 
-// Calls limits how many calls of one function run at a time. Each function has its own Calls.
+// Calls limits how many calls to one function run at a time. Each function has its own Calls.
 type Calls chan struct{}
 
-// NewCalls returns the Calls of a function that may run in atOnce goroutines at a time.
+// NewCalls returns the Calls for a function that may run in atOnce goroutines at a time.
 func NewCalls(atOnce int) Calls { return make(Calls, atOnce) }
 
 // ErrLate is wrapped by the error for a function that does not return in time.
@@ -51,14 +51,14 @@ func Call[T any](ctx context.Context, calls Calls, name string, log *slog.Logger
 	}
 }
 
-// Go calls f in a new goroutine. There it then calls the function done with f's result, or with an
-// error if f panicked or ended its goroutine.
+// Go calls f in a new goroutine and then, in the same goroutine, passes f's result to done. If f
+// panicked or ended its goroutine, done gets an error instead.
 func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, error)) {
 	go func() {
 		var result T
 		err := errors.New(name + " ended its goroutine (runtime.Goexit)")
 		defer func() {
-			if recover() != nil { // the value may hold a secret
+			if recover() != nil { // the value may contain a secret
 				err = errors.New(name + " panicked (its stack is logged if Logger is set)")
 				log.Error(name+" panicked", "stack", string(debug.Stack()))
 			}
@@ -69,8 +69,8 @@ func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, 
 }
 
 // A Handler passes each record to the handler in its field To, in a new goroutine, because that
-// handler may block, panic, or call the very code that it logs for. Attributes of Logger.With are put
-// into each record. Groups are not supported.
+// handler may block, panic, or call the very code that it logs for. Attributes from Logger.With are
+// put into each record. Groups are not supported.
 type Handler struct {
 	To    slog.Handler
 	attrs []slog.Attr

@@ -30,7 +30,7 @@ type Credentials struct {
 // An Identity is Credentials in use. It is immutable.
 type Identity struct {
 	*Credentials
-	Signing   guard.Calls       // bounds the calls of Key's signer
+	Signing   guard.Calls       // limits concurrent calls to Key's signer
 	Via       *mtls.Transport   // presents Certificate; nil without Certificate
 	Transport http.RoundTripper // Via, or the caller's transport, which may be nil
 }
@@ -49,7 +49,7 @@ type Source struct {
 	newest atomic.Pointer[Identity] // its Credentials are zero until get succeeds for the first time
 
 	mu       sync.Mutex // guards the fields below and changes to newest
-	obtained string     // identifies the credentials of the last token, and holds their secret; empty before the first token
+	obtained string     // identifies the credentials of the last token, and contains their secret; empty before the first token
 	warned   time.Time  // when the use of earlier credentials was last logged
 }
 

@@ -145,8 +145,9 @@ func NewTransport(base *http.Transport, log *slog.Logger) *Transport {
 	return t
 }
 
-// clone returns a clone of t with its own connections. An "h2" entry in TLSNextProto, such as
-// http2.ConfigureTransport adds, would share t's connections, so it is dropped and HTTP/2 re-enabled.
+// clone returns a clone of t with its own connections. An "h2" entry in TLSNextProto, such as the one
+// that http2.ConfigureTransport adds, would share t's connections, so it is dropped and HTTP/2
+// re-enabled.
 func clone(t *http.Transport) *http.Transport {
 	c := t.Clone()
 	_, byHand := c.TLSNextProto["h2"]

@@ -24,14 +24,14 @@ const (
 	minPause = 5 * time.Second
 )
 
-// A Sender sends requests. If requests through one RoundTripper can use different connections to the
-// same host, they must not share a Sender. A Sender is safe for concurrent use, and its zero value is
-// ready for use.
+// A Sender sends requests. Token requests and API calls need separate Senders, because even a single
+// RoundTripper may send them over different connection pools. A Sender is safe for concurrent use, and
+// its zero value is ready for use.
 type Sender struct {
 	hosts sync.Map // maps a URL's Host to its *host, once a connection to it has been given up
 }
 
-// A host is a host to which a connection has been given up.
+// A host records when a connection to one host was last given up.
 type host struct {
 	mu    sync.Mutex
 	since time.Time     // when the last connection was given up
@@ -86,7 +86,7 @@ func (h *host) next() (idle chan struct{}) {
 	return idle
 }
 
-// giveUp gives up a connection of rt.
+// giveUp gives up a connection that rt made.
 func (h *host) giveUp(rt http.RoundTripper) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	Mark     = "[redacted]" // replaces a part of a text
-	withheld = "[withheld]" // replaces the rest of a text
+	Mark     = "[redacted]" // replaces a part of some text
+	withheld = "[withheld]" // replaces the rest of some text
 
 	// minSecret is the minimum length, in characters, of the secrets that are searched for. A shorter
-	// secret may occur in a text by chance.
+	// secret may occur in other text by chance.
 	minSecret = 8
 
 	maxRead = 8 << 10 // bytes of a peer's text, of which at most 300 are shown
@@ -42,9 +42,9 @@ func Peer(text, secret string, max int) string {
 	return Cut(text, max)
 }
 
-// plain cuts text off at the first character that is unprintable or begins an escape. Unless that is
-// a line end, it also drops the beginning of the same word. If there is a Mark before the character,
-// it drops everything after the Mark, because the rest of a secret with spaces may follow there.
+// plain cuts text off at the first character that is unprintable or begins an escape. Unless that
+// character is a line break, plain also drops the partial word before it. If there is a Mark before
+// it, plain drops everything after the Mark, because the rest of a secret with spaces may follow there.
 func plain(text string) string {
 	end := strings.IndexFunc(text, func(r rune) bool {
 		return !unicode.IsPrint(r) || strings.ContainsRune(`\%&`, r) // escapes of strings, forms and HTML
@@ -67,28 +67,28 @@ func Own(text, secret string, max int) string {
 	return Cut(hide(oneLine(text), oneLine(secret)), max)
 }
 
-// oneLine replaces each run of unprintable characters, such as line ends, with a space.
+// oneLine replaces each run of unprintable characters, such as newlines, with a space.
 func oneLine(text string) string {
 	words := strings.FieldsFunc(strings.ToValidUTF8(text, "\n"), func(r rune) bool { return !unicode.IsPrint(r) })
 	return strings.Join(words, " ")
 }
 
 // A Foreign is an error from something that the caller supplied: a signer, a callback or a file. Its
-// text is one line without the secret. The text is computed when the Foreign is made, because the
+// message is one line without the secret. It is computed when the Foreign is made, because the
 // original's Error method may panic.
 //
 // errors.Is finds everything in a Foreign except context errors, which could be mistaken for those of
 // the caller's context. errors.As finds everything except a RetrieveError, which could be mistaken
-// for a reply of the token endpoint.
+// for a reply from the token endpoint.
 type Foreign struct {
 	text string
 	err  error
 }
 
-// NewForeign returns err as a Foreign. Its text is prefix and at most 300 bytes of err's text.
+// NewForeign returns err as a Foreign. Its message is prefix and at most 300 bytes of err's message.
 func NewForeign(prefix string, err error, secret string) (f *Foreign) {
 	defer func() {
-		if recover() != nil { // the value may hold a secret
+		if recover() != nil { // the value may contain a secret
 			f = &Foreign{prefix + "an error without a text (its Error method panicked)", err}
 		}
 	}()

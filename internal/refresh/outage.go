@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A Failure is the error of a fetch, with advice on the next fetch.
+// A Failure is an error from a fetch, with advice on the next fetch.
 type Failure interface {
 	error
 	Refused() bool             // the next request will be refused, too
@@ -23,7 +23,7 @@ const (
 	maxPauseTransient = 2 * time.Second
 	maxPauseRefused   = 30 * time.Second
 
-	maxRetryAfter = time.Minute // longer would outlast most outages
+	maxRetryAfter = time.Minute // a longer wait would outlast most outages
 
 	warnEvery = time.Minute // between the warnings of one outage
 )
@@ -69,7 +69,7 @@ func (o outage) failed(err error, renewal bool, left time.Duration, now time.Tim
 	jittered := o.pause*3/4 + rand.N(o.pause/2+1)
 	o.renewAt = now.Add(max(jittered, retryAfter))
 	o.callAt = o.renewAt
-	if renewal { // once the token has ended, only a Retry-After delays the next request
+	if renewal { // once the token has expired, only a Retry-After delays the next request
 		o.callAt = now.Add(retryAfter)
 	}
 	return o

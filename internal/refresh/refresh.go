@@ -7,7 +7,7 @@
 //	0                      3/5 … 2/3           10 s or 10 %   end
 //
 // When a token is due, it is renewed in the background and still served. In the margin, calls wait
-// for the renewal. While requests are failing, the token is served until its end.
+// for the renewal. While requests are failing, the token is served until it expires.
 package refresh
 
 import (
@@ -78,8 +78,8 @@ type Source struct {
 // An entry is the current token and whether it has been used.
 type entry struct {
 	*Token
-	due    time.Duration // a renewal begins this long before the end
-	margin time.Duration // callers treat the token as expired this long before the end
+	due    time.Duration // a renewal begins this long before the token expires
+	margin time.Duration // callers treat the token as expired this long before it does
 	used   atomic.Bool
 }
 
@@ -103,7 +103,8 @@ type request struct {
 }
 
 // New returns a Source. fetch makes a token request in at most the given number of attempts, and
-// returns in bounded time or when its context ends. log must not block: give it a guard.Handler.
+// returns in bounded time or when its context ends. log must not block, so its handler should be a
+// guard.Handler.
 func New(fetch func(ctx context.Context, attempts int) (*Token, error), log *slog.Logger) *Source {
 	s := &Source{fetch: fetch, log: log}
 	weakly := weak.Make(s) // so that a dropped source is collected while its timer is running
@@ -146,8 +147,8 @@ func (s *Source) renew(e *entry) {
 	}
 }
 
-// wait returns the token of a request. In a pause it returns the error of the last request. If ctx
-// ends first, it returns a waitError.
+// wait returns the token from a request. In a pause it returns the error from the last request. If
+// ctx ends first, it returns a waitError.
 func (s *Source) wait(ctx context.Context) (*Token, error) {
 	for {
 		ended := ctx.Err()
@@ -217,8 +218,8 @@ func (s *Source) join() *request {
 		r.renewal = left > 0
 		e.used.Store(true) // so that the timer retries
 		if r.renewal && s.outage.failures > 0 {
-			// If this request hangs, calls after the token's end must not wait for it, because the
-			// endpoint may have recovered.
+			// If this request hangs, calls after the token has expired must not wait for it, because
+			// the endpoint may have recovered.
 			bound = left
 		}
 	}
@@ -255,7 +256,7 @@ func (s *Source) succeed(r *request, tok *Token, now time.Time) {
 	r.result = &entry{
 		Token: tok,
 		// Random, so that a fleet started together does not renew together. Early, so that an outage
-		// can last a third of the token's life.
+		// of a third of the token's life goes unnoticed.
 		due:    tok.Lifetime/3 + rand.N(tok.Lifetime/15),
 		margin: min(maxMargin, tok.Lifetime/10),
 	}
@@ -295,9 +296,9 @@ func (s *Source) fail(r *request, err error, now time.Time) {
 	}
 }
 
-// Replace renews old after a 401. It reports whether a successor is coming. If so, done is closed
-// once the successor has arrived or its request has failed; call [Source.Token] then. Until then,
-// old stays in service.
+// Replace renews old after a 401. It reports whether a successor is coming. If so, the channel is
+// closed once the successor has arrived or its request has failed; call [Source.Token] then. Until
+// then, old stays in service.
 //
 // Replace begins no request if old is younger than ten seconds, if Replace began another request
 // less than a minute ago, or during the pause that follows a failure.
@@ -321,7 +322,8 @@ func (s *Source) Replace(old *Token) (done <-chan struct{}, coming bool) {
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 // Invalidate drops the token if it is the current one. If a request is in flight, the next call
-// waits for that request's token, because the endpoint issues a new token each time.
+// waits for that request's token, which is a different one, because the endpoint issues a new token
+// each time.
 func (s *Source) Invalidate(accessToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

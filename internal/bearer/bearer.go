@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"example.com/mosaic/internal/mtls"
 	"example.com/mosaic/internal/reconnect"
 	"example.com/mosaic/internal/refresh"
 )
@@ -30,7 +31,7 @@ type Transport struct {
 	Source func(*url.URL) *refresh.Source
 	Log    *slog.Logger
 
-	sender reconnect.Sender // for known origins
+	calls  reconnect.Sender // for calls to known origins through Plain
 	mu     sync.Mutex
 	logged [][2]string // host and reason of each record so far; guarded by mu
 }
@@ -53,7 +54,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if hasAuthorization(req.Header) {
 		t.logWithout(slog.LevelDebug, req.URL.Host, "it has its own Authorization header")
 		if t.Knows(req.URL) {
-			return t.sender.Send(t.Own(), req)
+			return t.send(t.Own(), req)
 		}
 		return t.plain().RoundTrip(req)
 	}
@@ -136,7 +137,15 @@ func (t *Transport) sendWith(tok *refresh.Token, req *http.Request, body io.Read
 	sent.Header = make(http.Header, len(req.Header)+1)
 	maps.Copy(sent.Header, req.Header)
 	sent.Header["Authorization"] = []string{tok.Authorization}
-	return t.sender.Send(cmp.Or(tok.Via, t.Plain), &sent)
+	return t.send(cmp.Or(tok.Via, t.Plain), &sent)
+}
+
+// send sends req to a known origin through rt, which is Plain or presents a certificate.
+func (t *Transport) send(rt http.RoundTripper, req *http.Request) (*http.Response, error) {
+	if via, ok := rt.(*mtls.Transport); ok {
+		return via.APICalls.Send(via, req)
+	}
+	return t.calls.Send(rt, req)
 }
 
 // maxRetryWait bounds the wait for a new token after a 401. A renewal takes well under a second, and

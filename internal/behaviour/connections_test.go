@@ -2,14 +2,17 @@ package behaviour_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
 
+	"example.com/mosaic"
 	"example.com/mosaic/internal/behaviour/kit"
 	"example.com/mosaic/mosaictest"
 )
@@ -112,5 +115,71 @@ func TestTheDefaultTransportIsLookedUpAtEachRequest(t *testing.T) {
 	}
 	if err := kit.Fetch(client, srv.Endpoint().URL("/cis/x"), http.StatusOK); err != nil {
 		t.Error(err)
+	}
+}
+
+// A forgetful connection loses what is written to it once it is forgotten.
+type forgetful struct {
+	net.Conn
+	forgotten atomic.Bool
+}
+
+func (c *forgetful) Write(p []byte) (int, error) {
+	if c.forgotten.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func TestDuringARotationTheConnectionOfEachCertificateIsGivenUp(t *testing.T) {
+	t.Parallel()
+	srv := mosaictest.Start(t)
+	rt := srv.Client().Transport.(*http.Transport).Clone()
+	var mu sync.Mutex
+	var conns []*forgetful
+	rt.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		mu.Lock()
+		defer mu.Unlock()
+		conns = append(conns, &forgetful{Conn: conn})
+		return conns[len(conns)-1], err
+	}
+	conf := kit.CertificateClient(t, srv, "acme")
+	creds := mosaic.Credentials{Certificate: conf.Certificate}
+	conf.Certificate, conf.GetCredentials = nil, func(context.Context) (mosaic.Credentials, error) { return creds, nil }
+	client := conf.Client(kit.Over(t.Context(), rt))
+	call := func(path string, limit time.Duration) error {
+		client := *client
+		client.Timeout = limit
+		return kit.Fetch(&client, conf.Endpoint.URL(path), http.StatusOK)
+	}
+	if err := call("/cis/first", 0); err != nil {
+		t.Fatal(err)
+	}
+	creds.Certificate = kit.Certificate(t, "acme", kit.NewEC(t), nil)
+	srv.RegisterCertificate("acme", creds.Certificate.Leaf)
+	for _, path := range []string{"/risk/second", "/cis/first"} {
+		if err := call(path, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	for _, c := range conns {
+		c.forgotten.Store(true)
+	}
+	mu.Unlock()
+	var calls sync.WaitGroup
+	for path, limit := range map[string]time.Duration{"/cis/first": 100 * time.Millisecond, "/risk/second": 200 * time.Millisecond} {
+		calls.Go(func() {
+			if err := call(path, limit); err == nil {
+				t.Errorf("%s: got a reply over a dead connection", path)
+			}
+		})
+	}
+	calls.Wait()
+	for _, path := range []string{"/cis/first", "/risk/second"} {
+		if err := call(path, 5*time.Second); err != nil { // health checks would take 15 s and more
+			t.Errorf("%s: got error %v; want a new connection", path, err)
+		}
 	}
 }

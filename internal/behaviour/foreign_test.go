@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -65,8 +66,9 @@ func TestForeignCodeEndsNeitherTheProcessNorTheSource(t *testing.T) {
 
 					bad.Store(true)
 					begun := time.Now()
-					if _, err := src.Token(); err == nil || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), poison) || time.Since(begun) > tt.within {
-						t.Errorf("after %s got error %v; want %q within %s, without the panic's value", time.Since(begun), err, tt.says, tt.within)
+					var network net.Error
+					if _, err := src.Token(); !errors.As(err, &network) || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), poison) || time.Since(begun) > tt.within {
+						t.Errorf("after %s got error %v; want a net.Error with %q within %s, without the panic's value", time.Since(begun), err, tt.says, tt.within)
 					}
 					if place == "transport" {
 						if _, err := conf.Token(ctx); err == nil || !strings.Contains(err.Error(), tt.says) {

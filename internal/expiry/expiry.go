@@ -49,7 +49,7 @@ func Of(r Reply) (end time.Time, life time.Duration, err error) {
 		}
 		if lifetime > 0 {
 			// At most one round trip longer than exp − iat, even if the wall clock is set back.
-			life = min(life, max(r.Received.Sub(r.Sent), 0)+lifetime)
+			life = min(life, max(r.Received.Sub(r.Sent), 0)+min(lifetime, maxLifetime))
 		}
 		return end, life, nil
 	}

@@ -163,6 +163,7 @@ func FuzzOf(f *testing.F) {
 	f.Add(minted(0), int64(3600), int64(0), int64(0))
 	f.Add("opaque", int64(3600), int64(-7200), int64(8))
 	f.Add(kit.JWT(`{"exp":1e300,"iat":-1e300}`), int64(1), int64(1), int64(1))
+	f.Add(kit.JWT(`{"exp":9300000000,"iat":1}`), int64(time.Hour), int64(0), int64(1)) // more years than a Duration has
 	f.Fuzz(func(t *testing.T, token string, expiresIn, date, took int64) {
 		r := expiry.Reply{
 			AccessToken: token,

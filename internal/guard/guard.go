@@ -56,10 +56,10 @@ func Call[T any](ctx context.Context, calls Calls, name string, log *slog.Logger
 func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, error)) {
 	go func() {
 		var result T
-		err := errors.New(name + " ended its goroutine (runtime.Goexit)")
+		var err error = crash(name + " ended its goroutine (runtime.Goexit)")
 		defer func() {
 			if recover() != nil { // the value may contain a secret
-				err = errors.New(name + " panicked (its stack is logged if Logger is set)")
+				err = crash(name + " panicked (its stack is logged if Logger is set)")
 				log.Error(name+" panicked", "stack", string(debug.Stack()))
 			}
 			done(result, err)
@@ -67,6 +67,14 @@ func Go[T any](name string, log *slog.Logger, f func() (T, error), done func(T, 
 		result, err = f()
 	}()
 }
+
+// A crash is the error for a function that did not return. It is a net.Error, because every error from
+// a token request must be a net.Error.
+type crash string
+
+func (c crash) Error() string { return string(c) }
+func (crash) Timeout() bool   { return false }
+func (crash) Temporary() bool { return false }
 
 // A Handler passes each record to the handler in its field To, in a new goroutine, because that
 // handler may block, panic, or call the very code that it logs for. Attributes from Logger.With are

@@ -20,6 +20,7 @@ import (
 
 	"example.com/mosaic/internal/assertion"
 	"example.com/mosaic/internal/guard"
+	"example.com/mosaic/internal/reconnect"
 	"example.com/mosaic/internal/redact"
 )
 
@@ -113,6 +114,8 @@ func Base(rt http.RoundTripper) (*http.Transport, error) {
 // A Transport presents one certificate on each of its connections. It is safe for concurrent use.
 type Transport struct {
 	*http.Transport
+	APICalls reconnect.Sender // not used for token requests
+
 	log       *slog.Logger
 	presented atomic.Pointer[presentedKey]
 }

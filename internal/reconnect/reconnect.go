@@ -24,9 +24,9 @@ const (
 	minPause = 5 * time.Second
 )
 
-// A Sender sends requests. Token requests and API calls need separate Senders, because even a single
-// RoundTripper may send them over different connection pools. A Sender is safe for concurrent use, and
-// its zero value is ready for use.
+// A Sender sends the requests of one connection pool. Token requests and API calls need separate
+// Senders even if they use the same RoundTripper, because that may have a pool for each. A Sender is
+// safe for concurrent use, and its zero value is ready for use.
 type Sender struct {
 	hosts sync.Map // maps a URL's Host to its *host, once a connection to it has been given up
 }

@@ -449,7 +449,7 @@ func ExampleParsePrivateKey() {
 	}
 	pemData := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}) // in production, from the vault
 
-	key, err := mosaic.ParsePrivateKey(pemData) // or any crypto.Signer, such as a KMS's
+	key, err := mosaic.ParsePrivateKey(pemData) // or any crypto.Signer, such as one backed by a KMS
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -32,8 +32,8 @@
 // tokens live for an hour, a 20-minute outage of the token endpoint goes unnoticed.
 //
 // A token expires at the time in its exp claim, even if the local clock is wrong. It is treated as
-// expired for its last ten seconds, or for the last 10% of a lifetime under 100 seconds. While token
-// requests are failing, it is used until it actually expires.
+// expired ten seconds early, or 10% of its lifetime early if the lifetime is under 100 seconds. While
+// token requests are failing, it is used until it actually expires.
 //
 // If a request fails and no valid token is left, the next call tries again. After a second failure,
 // the package pauses between requests: for a second or two, or for up to about 30 seconds if the
@@ -48,7 +48,7 @@
 //     RFC 6749 §5.2, if there was one. Its Body and headers have only the parts that are safe to show.
 //   - a [net.Error], for every token request that failed
 //   - the error from the caller's context, if that context ended
-//   - any error wrapped by the one that the HTTP client's transport returned, such as
+//   - any error that the error from the HTTP client's transport wraps, such as
 //     syscall.ECONNREFUSED. Only errors.Is finds it, because errors.As would expose its message,
 //     which may contain a secret.
 //
@@ -60,7 +60,7 @@
 // are values of kind slog.KindDuration. No record contains the path or query of a request.
 //
 //	DEBUG mosaic: token obtained                           lifetime, took
-//	INFO  mosaic: token obtained                           lifetime, took, failures, failing_for, if requests had failed
+//	INFO  mosaic: token obtained                           lifetime, took, failures, failing_for (instead of DEBUG, if requests had failed)
 //	WARN  mosaic: token request failed                     error, took, failures; retry_in if the source itself tries again
 //	INFO  mosaic: credentials changed                      method; kid if there is a key, x5t if there is a certificate
 //	WARN  mosaic: using earlier credentials                error
@@ -85,11 +85,11 @@
 //
 // # Security
 //
-// Secrets, keys, assertions and tokens do not appear in this package's errors, log records or
-// printed values, even if a server sends them back. This has limits: text from servers and callbacks
-// is not searched for secrets shorter than eight characters, and an encoded secret is missed if it is
-// short, or part of a request ID. Errors from GetCredentials or a signer are shown with only the
-// secret in use removed.
+// Secrets, keys, assertions and tokens do not appear in this package's errors, log records or printed
+// values, even if a server sends them back. This has limits: text from servers and callbacks is not
+// searched for secrets shorter than eight characters, and an encoded secret is missed if it is short,
+// or part of a request ID. In errors from GetCredentials or a signer, only the secret in use is
+// redacted.
 //
 // Credentials are sent only to the token endpoint, over TLS (plain HTTP is allowed on a loopback
 // host), and never follow a redirect. [Config.Client] sends tokens only to known origins.
@@ -143,13 +143,13 @@ import (
 // methods of a Config are safe for concurrent use. Each source or client calls GetCredentials, and a
 // key's Sign method, from up to four goroutines at a time.
 //
-// If a Config or *Config is printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, it
-// shows neither secret nor key, and only the names of EndpointParams. Printing a struct that holds a
-// Config in an unexported field bypasses this: store a *Config instead, and print the struct only
-// with %v.
+// If a Config or *Config is printed by fmt, logged by log/slog, or encoded as JSON, YAML or text, the
+// output contains no secret and no key, and only the names of EndpointParams. Printing a struct that
+// holds a Config in an unexported field bypasses this: store a *Config instead, and print the struct
+// only with %v.
 //
 // Configs that differ only in a secret, a key, a certificate, GetCredentials or the values of
-// EndpointParams therefore print and encode alike. An encoded Config must not be the key of a cache,
+// EndpointParams therefore print and encode alike. Do not use an encoded Config as a cache key,
 // because one client would get the tokens of another.
 //
 // A Config can be decoded from JSON or YAML, but its own encoding is redacted and cannot be decoded.
@@ -262,9 +262,9 @@ type Config struct {
 // Tokens are sent only to known origins: those of Endpoint, Hosts, and a Resource that is an https
 // URL. A request that has an Authorization header is sent unchanged. A request is sent without a
 // token, and a warning is logged, if
-//   - it goes to any other origin
+//   - it goes to an unknown origin
 //   - its Host differs from its URL's host
-//   - it follows a redirect that any other origin issued
+//   - it follows a redirect from an unknown origin
 //   - it follows a redirect of a request that had its own Authorization header
 //
 // If a request gets a 401 and its token is at least ten seconds old, the client renews the token, at
@@ -341,7 +341,7 @@ func (c *Config) TokenSource(ctx context.Context) *TokenSource {
 // A TokenSource is an [oauth2.TokenSource] for one service, made by [Config.TokenSource]. It is safe
 // for concurrent use. It needs no Close, because it makes no requests while it is not used.
 type TokenSource struct {
-	source *refresh.Source // a pointer, because fmt does not follow it
+	source *refresh.Source // a pointer, so that fmt does not print what it points to
 	err    error           // set if the Config is invalid; source is then nil
 }
 
@@ -390,11 +390,11 @@ func (s *TokenSource) Invalidate(t *oauth2.Token) {
 // It ends when ctx is done, and carries the values of ctx. The token's Expiry is the time in its exp
 // claim, adjusted to the local clock if that clock is wrong.
 //
-// After a transport error, or a reply with status 408, 421, 429 or 5xx, the request is retried, in at
-// most three attempts. A further attempt is made if the date of an assertion had to be corrected. The
-// request is not retried if the server's certificate does not verify, or if a proxy is known to have
-// refused it with 4xx. An attempt may take ten seconds, and all attempts together 30 seconds. If the
-// HTTP client's Timeout is shorter, it limits both.
+// After a transport error, or a reply with status 408, 421, 429 or 5xx, the request is retried, for
+// at most three attempts in all. One more attempt is made if an assertion was refused because the
+// local clock is off. The request is not retried if the server's certificate does not verify, or if a
+// proxy is known to have refused the request with a 4xx status. An attempt may take ten seconds, and
+// all attempts together 30 seconds. If the HTTP client's Timeout is shorter, it limits both.
 func (c *Config) Token(ctx context.Context) (*oauth2.Token, error) {
 	w, err := c.wire(contextClient(ctx))
 	if err != nil {
@@ -896,9 +896,9 @@ type Confirmation struct {
 	CertificateThumbprint string `json:"x5t#S256,omitempty"` // base64url SHA-256 of the certificate's DER
 }
 
-// ParseClaims reads the claims of t, for logs and for decisions about one's own token. It does not
-// verify the signature. Never use ParseClaims to authenticate a caller. It fails if the token is not a
-// JWT, or if a claim's type is not the one in Mosaic's documentation or RFC 7519. The error never
+// ParseClaims reads the claims of t, for logs and for decisions about your own token. It does not
+// verify the signature. Never use ParseClaims to authenticate a caller. It fails if the token is not
+// a JWT, or if a claim's type is not the one in Mosaic's documentation or RFC 7519. The error never
 // contains the token.
 func ParseClaims(t *oauth2.Token) (*Claims, error) {
 	if t == nil {

@@ -15,9 +15,8 @@ Flags:
   -endpoint E     sandbox, us, eu, ca, au or a base URL, in place of MOSAIC_ENDPOINT
   -client-id ID   the client ID, in place of MOSAIC_CLIENT_ID
 
-Each command takes -endpoint and -client-id, and flags may come before or after the command. A secret
-is never an argument, so set MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE.
-`
+Each command takes -endpoint and -client-id, and flags may come before or after the command. Secrets
+cannot be arguments: set MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE. `
 
 const help = `mosaic prints access tokens for Transmit Security's Mosaic, and checks a configuration.
 

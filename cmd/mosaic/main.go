@@ -1,5 +1,5 @@
 // Command mosaic prints access tokens for Transmit Security's Mosaic, the claims of a token, and the
-// JWK Set to submit to Mosaic. It also checks a configuration. For its description, run "mosaic help".
+// JWK Set to submit to Mosaic. It also checks a configuration. Run "mosaic help" for details.
 package main
 
 import (
@@ -27,7 +27,7 @@ import (
 )
 
 // Signals keep their default action, because there is nothing to clean up. So Ctrl-C ends the process
-// at once, even if it is blocked reading a file, along with any script that runs it.
+// at once, even while it is reading a file, and also ends a script that runs it.
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
 }
@@ -193,8 +193,8 @@ func (c *command) note(format string, args ...any) {
 	fmt.Fprintf(c.stderr, "mosaic: "+format+"\n", args...)
 }
 
-// If standard error is a terminal, waiting prints, after one second, what the command is waiting for.
-// The caller calls stop when the wait is over.
+// waiting prints what the command waits for, if standard error is a terminal and the wait takes more
+// than a second. The caller calls stop when the wait is over.
 func (c *command) waiting(what string) (stop func() bool) {
 	return time.AfterFunc(time.Second, func() {
 		if c.terminal {

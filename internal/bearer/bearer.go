@@ -22,8 +22,8 @@ import (
 	"example.com/mosaic/internal/refresh"
 )
 
-// A Transport gives each request to a known origin the token for its URL. It is safe for concurrent
-// use.
+// A Transport adds the token for its URL to each request that goes to a known origin. It is safe for
+// concurrent use.
 type Transport struct {
 	Plain  http.RoundTripper        // the caller's transport; if nil, http.DefaultTransport
 	Own    func() http.RoundTripper // for requests to a known origin that have their own Authorization header
@@ -75,7 +75,7 @@ func (t *Transport) roundTrip(req *http.Request) (*http.Response, error) {
 		return t.unauthorized(source, tok, req, res)
 	}
 	if tok.Via != nil && isAlert(err) {
-		source.Replace(tok) // the server may have refused the certificate
+		source.Replace(tok) // a new token comes with the current certificate, if the server has refused this one
 	}
 	return res, err
 }

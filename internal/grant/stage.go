@@ -60,7 +60,7 @@ func (p *progress) trace(host string) *httptrace.ClientTrace {
 			case err != nil:
 			case p.proxied.Load():
 				advance(connecting, waiting, dialing)
-			default: // the hooks of a handshake follow at once, but DialTLSContext need not call them
+			default: // here already, because a DialTLSContext need not call the hooks of the handshake
 				advance(handshake, waiting, dialing)
 			}
 		},

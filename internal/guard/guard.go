@@ -12,7 +12,7 @@ import (
 )
 
 // AtOnce is the usual limit on concurrent calls to a signer or callback. Parallel TLS handshakes need
-// several calls, but each call may hang, so there must be few.
+// several calls, but any call may hang and keep its goroutine, so the limit is low.
 const AtOnce = 4
 
 // Calls limits how many calls to one function run at a time. Each function has its own Calls.

@@ -25,7 +25,7 @@ const (
 )
 
 // A Sender sends the requests of one connection pool. Token requests and API calls need separate
-// Senders even if they use the same RoundTripper, because that may have a pool for each. A Sender is
+// Senders even if they use the same RoundTripper, because it may keep a pool for each. A Sender is
 // safe for concurrent use, and its zero value is ready for use.
 type Sender struct {
 	hosts sync.Map // maps a URL's Host to its *host, once a connection to it has been given up
@@ -97,7 +97,7 @@ func (h *host) giveUp(rt http.RoundTripper) {
 	h.since, h.idle = time.Now(), idle
 	time.AfterFunc(release, func() {
 		defer close(idle)
-		defer func() { _ = recover() }() // nobody could handle a panic of rt here
+		defer func() { _ = recover() }() // nobody could handle a panic in rt here
 		(&http.Client{Transport: rt}).CloseIdleConnections()
 	})
 }

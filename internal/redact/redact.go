@@ -43,8 +43,9 @@ func Peer(text, secret string, max int) string {
 }
 
 // plain cuts text off at the first character that is unprintable or begins an escape. Unless that
-// character is a line break, plain also drops the partial word before it. If there is a Mark before
-// it, plain drops everything after the Mark, because the rest of a secret with spaces may follow there.
+// character is a line break, plain also drops the partial word before it. If the text before it
+// contains a Mark, plain drops everything after the Mark, because a secret that contains spaces may
+// continue there.
 func plain(text string) string {
 	end := strings.IndexFunc(text, func(r rune) bool {
 		return !unicode.IsPrint(r) || strings.ContainsRune(`\%&`, r) // escapes of strings, forms and HTML

@@ -3,12 +3,15 @@ package behaviour_test
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
 	"golang.org/x/oauth2"
 
 	"example.com/mosaic"
+	"example.com/mosaic/internal/behaviour/kit"
+	"example.com/mosaic/mosaictest"
 )
 
 func TestEachRequestGetsTheTokenOfItsPath(t *testing.T) {
@@ -50,5 +53,24 @@ func TestEachRequestGetsTheTokenOfItsPath(t *testing.T) {
 			}
 		}
 		w.wantTokenRequests(5) // four services and a Resource
+	})
+}
+
+func TestTheServicesOfAClientDoNotShareTheirParameters(t *testing.T) {
+	kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
+		conf := srv.Config()
+		conf.EndpointParams = url.Values{"tenant": {"acme"}}
+		client := conf.Client(srv.Context(t.Context()))
+		for i, want := range []struct {
+			path     string
+			resource mosaic.Resource
+		}{{"/risk/x", mosaic.FraudPrevention}, {"/cis/x", ""}} {
+			if err := kit.Fetch(client, srv.Endpoint().URL(want.path), http.StatusOK); err != nil {
+				t.Fatal(err)
+			}
+			if form := srv.TokenRequests()[i].Form; form.Get("resource") != string(want.resource) || form.Get("tenant") != "acme" {
+				t.Errorf("%s: got resource %q and tenant %q; want %q and acme", want.path, form.Get("resource"), form.Get("tenant"), want.resource)
+			}
+		}
 	})
 }

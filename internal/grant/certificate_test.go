@@ -62,6 +62,7 @@ func TestATokenEndsWithItsCertificate(t *testing.T) {
 		{"less than a second", "token", time.Hour, time.Hour - time.Second + 1, 0, "it would end with Certificate, at 2000-01-01T01:00:00Z", true},
 		{"over", "token", time.Hour, 2 * time.Hour, 0, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z", true},
 		{"over, and no reply", "", time.Hour, 2 * time.Hour, 0, "Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z", false},
+		{"over, and refused", kit.Reply("400 Bad Request", "Content-Type: text/html\r\nServer: nginx", "<html>"), time.Hour, 2 * time.Hour, 0, ": Certificate has expired: its NotAfter is 2000-01-01T01:00:00Z", true},
 		{"no reply", "", time.Hour, 0, 0, "the server may have refused Certificate", false},
 	} {
 		kit.Run(t, tt.name, func(t *testing.T) {

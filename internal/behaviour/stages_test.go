@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"net/url"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -116,6 +117,17 @@ func TestWithoutTLSNobodyRequiresACertificate(t *testing.T) {
 	wantError(t, plain(srv.URL, srv.Client().Transport), `connection reset by peer": a fault on Mosaic's side, or on the way there`)
 	page := &kit.Stub{Replies: []string{kit.Reply("400 Bad Request", "Content-Type: text/html\r\nServer: squid", "<html>")}}
 	wantError(t, plain("http://localhost", page), "400 Bad Request, server squid: an HTML page: does a proxy or a firewall answer in Mosaic's place?")
+}
+
+func TestAfterAHandshakeWithAnHTTPSProxyItsReplyIsMissing(t *testing.T) {
+	t.Parallel()
+	proxy := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	defer proxy.Close()
+	rt := proxy.Client().Transport.(*http.Transport)
+	rt.Proxy = func(*http.Request) (*url.URL, error) { return url.Parse(proxy.URL) }
+	client := &http.Client{Transport: rt, Timeout: 2 * time.Second}
+	_, err := with(unchanged).Token(context.WithValue(t.Context(), oauth2.HTTPClient, client))
+	wantError(t, err, ": no reply of the proxy in time: the Timeout of the HTTP client is 2s")
 }
 
 func TestATimeoutOfTheTransportIsATimeout(t *testing.T) {

@@ -130,6 +130,30 @@ func TestAfterAHandshakeWithAnHTTPSProxyItsReplyIsMissing(t *testing.T) {
 	wantError(t, err, ": no reply of the proxy in time: the Timeout of the HTTP client is 2s")
 }
 
+func TestASOCKSProxyThatRefusesIsNamed(t *testing.T) {
+	t.Parallel()
+	proxy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer proxy.Close()
+	go func() {
+		for {
+			conn, err := proxy.Accept()
+			if err != nil {
+				return
+			}
+			io.ReadFull(conn, make([]byte, 3))
+			conn.Write([]byte{5, 0}) // no authentication
+			conn.Read(make([]byte, 300))
+			conn.Write([]byte{5, 2, 0, 1, 0, 0, 0, 0, 0, 0}) // not allowed (RFC 1928 §6)
+			conn.Close()
+		}
+	}()
+	rt := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "socks5", Host: proxy.Addr().String()})}
+	wantError(t, transport(unchanged, rt)(t), `the proxy refused CONNECT: "socks connect tcp `)
+}
+
 func TestATimeoutOfTheTransportIsATimeout(t *testing.T) {
 	silent := func(context.Context, string, string) (net.Conn, error) {
 		client, server := net.Pipe()

@@ -16,7 +16,8 @@ Flags:
   -client-id ID   the client ID, in place of MOSAIC_CLIENT_ID
 
 Each command takes -endpoint and -client-id, and flags may come before or after the command. Secrets
-cannot be arguments: set MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE. `
+cannot be arguments: set MOSAIC_CLIENT_SECRET or MOSAIC_CLIENT_SECRET_FILE.
+`
 
 const help = `mosaic prints access tokens for Transmit Security's Mosaic, and checks a configuration.
 

@@ -262,6 +262,7 @@ func misfortunes(t testing.TB) (all []misfortune) {
 }
 
 func TestWithEarlierCredentialsNobodyNotices(t *testing.T) {
+	t.Parallel()
 	for _, tt := range misfortunes(t) {
 		t.Run(tt.name, func(t *testing.T) {
 			kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {

@@ -73,6 +73,7 @@ func (f fragile) Write(p []byte) (int, error) {
 }
 
 func TestAConnectionThatBreaksRightAfterItsHandshakeMayLackACertificate(t *testing.T) {
+	t.Parallel()
 	srv := httptest.NewUnstartedServer(nil)
 	srv.EnableHTTP2 = true
 	srv.StartTLS()
@@ -100,6 +101,7 @@ func TestAConnectionThatBreaksRightAfterItsHandshakeMayLackACertificate(t *testi
 }
 
 func TestWithoutTLSNobodyRequiresACertificate(t *testing.T) {
+	t.Parallel()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := w.(http.Hijacker).Hijack()
 		if err != nil {

@@ -70,7 +70,7 @@ func TestAnOutageOf20MinutesGoesUnnoticed(t *testing.T) {
 func TestAnOutageUntilHalfASecondBeforeATokensEndGoesUnnoticed(t *testing.T) {
 	t.Parallel()
 	for _, tt := range outages {
-		for begins := 0 * time.Minute; begins < 36*time.Minute; begins += 9 * time.Minute {
+		for begins := 0 * time.Minute; begins < 36*time.Minute; begins += 5 * time.Minute {
 			t.Run(fmt.Sprintf("%s from %s on", tt.name, begins), func(t *testing.T) {
 				kit.Bubble(t, func(t *testing.T, srv *mosaictest.Server) {
 					src := srv.Config().TokenSource(srv.Context(t.Context()))

@@ -150,9 +150,9 @@ func TestADroppedSourceIsCollectedAndMakesNoRequest(t *testing.T) {
 
 func TestAFleetStartedTogetherDoesNotRenewTogether(t *testing.T) {
 	t.Parallel()
-	const fleet = 1000
+	const fleet = 2000
 	synctest.Test(t, func(t *testing.T) {
-		// 9,500 signatures and exchanges over TLS are too many for a test.
+		// 19,000 signatures and exchanges over TLS are too many for a test.
 		endpoint := &kit.Stub{Replies: []string{kit.TokenReply("opaque", `"expires_in":3600`)}}
 		conf := &mosaic.Config{ClientID: "id", ClientSecret: "secret", Endpoint: mosaic.EU}
 		begun, sources := time.Now(), make([]*mosaic.TokenSource, fleet)

@@ -199,8 +199,8 @@ func reusing(srv *mosaictest.Server) *http.Transport {
 
 func TestCertificatesOf24HoursAreReplacedForTwoWeeks(t *testing.T) {
 	t.Parallel()
-	const token = 8 * time.Hour // to sign those of an hour would take most of the test's time
-	replaceFor(t, 14*24*time.Hour, token, 24*time.Hour, 16*time.Hour, 15*time.Minute)
+	const token = 4 * time.Hour // to sign those of an hour would take most of the test's time
+	replaceFor(t, 14*24*time.Hour, token, 24*time.Hour, 16*time.Hour, 5*time.Minute)
 }
 
 func TestCertificatesOf20MinutesAreReplacedForADay(t *testing.T) {
